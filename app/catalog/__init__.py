@@ -1,0 +1,1 @@
+"""Where products live: SQL is the truth, FAISS a view of it."""

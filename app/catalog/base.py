@@ -1,0 +1,78 @@
+"""What a catalog promises, whatever it is stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.core.product import Answer, Embedding, Product, ProductDraft, Query
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The outcome of indexing one product: what is stored now, and whether the id was new."""
+
+    product: Product
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some products in the order they were first indexed, and the cursor of the next page (None at the end)."""
+
+    products: tuple[Product, ...]
+    cursor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogInfo:
+    """A catalog by name, and how many products it holds."""
+
+    name: str
+    products: int
+
+
+class Catalog(Protocol):
+    """Products in named catalogs. Calls may come from several threads; each is atomic.
+
+    What `put` and `delete` have returned from is on disk and visible to every later search.
+    """
+
+    def put(self, catalog: str, drafts: Sequence[ProductDraft]) -> list[Stored]:
+        """Indexes or replaces products, all or none; a catalog that does not exist is created.
+
+        Args:
+            catalog: its name.
+            drafts: with ids that differ.
+        """
+
+    def delete(self, catalog: str, product_id: str) -> None:
+        """Removes a product, its photos and its vectors. Raises ProductNotFound or CatalogNotFound."""
+
+    def get(self, catalog: str, product_id: str) -> Product:
+        """Raises ProductNotFound or CatalogNotFound."""
+
+    def embedding(self, catalog: str, product_id: str) -> Embedding:
+        """Returns the stored vectors of a product. Raises ProductNotFound or CatalogNotFound."""
+
+    def photo(self, catalog: str, product_id: str, position: int) -> tuple[bytes, str]:
+        """Returns a photo as it was uploaded, and its media type.
+
+        Raises ProductNotFound, CatalogNotFound or PhotoNotFound.
+        """
+
+    def page(self, catalog: str, after: int, limit: int) -> Page:
+        """Returns up to `limit` products behind the cursor `after` (0: from the start). Raises CatalogNotFound."""
+
+    def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
+        """Answers queries, each with every product at or above its threshold. Raises CatalogNotFound."""
+
+    def size(self, catalog: str) -> int:
+        """Returns the number of products. Raises CatalogNotFound."""
+
+    def catalogs(self) -> list[CatalogInfo]:
+        """Returns all catalogs by name."""
+
+    def close(self) -> None:
+        """Writes what makes the next start fast, and releases everything."""

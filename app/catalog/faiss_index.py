@@ -1,0 +1,130 @@
+"""The search index of one catalog: a flat FAISS inner-product index whose slots can be reused.
+
+The only file that imports faiss. The index answers "every row whose inner product reaches this bound"; scores,
+thresholds and filters are decided by the caller on the candidates.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.product import Floats
+
+FREE = -1
+SLACK = 2e-5  # float32 rounding of question vectors scaled by up to 1/sqrt(w); the exact scores decide afterwards
+ANSWER_BYTES = 256 << 20  # a low bound can return every row: so many queries at a time that this still fits
+_RESULT_BYTES = 12  # FAISS returns an int64 and a float32 per row
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Rows of the index: `keys` (n,) int64 product keys, `flags` (n,) uint8, `vectors` (n, dim) float32."""
+
+    keys: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+    vectors: Floats
+
+
+class FlatIndex:
+    """Exact search. Not thread-safe: FAISS must not be read while it is written; the catalog holds a lock.
+
+    A removed row leaves a free slot (zeros, key -1) that the next row fills, so that a removal moves no memory.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._index = faiss.IndexFlatIP(dim)
+        self._keys = np.zeros(0, np.int64)
+        self._flags = np.zeros(0, np.uint8)
+        self._counts = np.zeros(4, np.int64)  # rows in use by flags
+        # since FAISS 1.14.2 small batches miss the BLAS path, which is 5x faster for four queries or more
+        faiss.cvar.distance_compute_blas_threshold = 4 * dim
+
+    def __len__(self) -> int:
+        """Rows in use."""
+        return int(self._counts.sum())
+
+    def kinds(self) -> set[int]:
+        """The flags that occur among the rows."""
+        return set(np.flatnonzero(self._counts).tolist())
+
+    def add(self, rows: RowSet) -> None:
+        """Adds rows, into free slots first."""
+        slots = np.flatnonzero(self._keys == FREE)[: len(rows.keys)]
+        reused = len(slots)
+        if reused:
+            self._matrix()[slots] = rows.vectors[:reused]
+            self._keys[slots] = rows.keys[:reused]
+            self._flags[slots] = rows.flags[:reused]
+        self._index.add(np.ascontiguousarray(rows.vectors[reused:]))
+        self._keys = np.concatenate([self._keys, rows.keys[reused:]])
+        self._flags = np.concatenate([self._flags, rows.flags[reused:]])
+        self._counts += np.bincount(rows.flags, minlength=4)
+
+    def remove(self, keys: Sequence[int]) -> None:
+        """Removes every row of those products; unknown keys are ignored."""
+        slots = self.slots_of(keys)
+        self._counts -= np.bincount(self._flags[slots], minlength=4)
+        self._matrix()[slots] = 0
+        self._keys[slots] = FREE
+
+    def rows(self, slots: NDArray[np.int64]) -> RowSet:
+        """Returns copies of the rows in those slots."""
+        return RowSet(self._keys[slots], self._flags[slots], self._matrix()[slots])
+
+    def slots_of(self, keys: Sequence[int]) -> NDArray[np.int64]:
+        """Returns the slots that hold rows of those products."""
+        return np.flatnonzero(np.isin(self._keys, np.asarray(keys, np.int64)))
+
+    def export(self) -> RowSet:
+        """Returns all rows in use."""
+        return self.rows(np.flatnonzero(self._keys != FREE))
+
+    def candidates(
+        self, questions: Floats, bounds: Sequence[float], allowed: NDArray[np.int64] | None = None
+    ) -> list[NDArray[np.int64]]:
+        """Returns, for each question, the slots of all rows that may reach its bound.
+
+        Args:
+            questions: `(n, dim)` float32.
+            bounds: smallest inner product per question, inclusive, less the rounding error of float32.
+            allowed: keys of the products that may answer; None for all.
+
+        Returns:
+            One sorted int64 array per question, without free slots.
+        """
+        usable = self._keys != FREE
+        if allowed is not None:
+            usable &= np.isin(self._keys, allowed)
+        found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(bounds)
+        if not usable.any():
+            return found
+        params = None
+        if allowed is not None:
+            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little")))
+        groups: dict[float, list[int]] = defaultdict(list)
+        for position, bound in enumerate(bounds):
+            groups[bound].append(position)
+        step = max(1, ANSWER_BYTES // (_RESULT_BYTES * max(1, self._index.ntotal)))
+        for bound, positions in groups.items():
+            radius = float(np.nextafter(np.float32(bound - SLACK), np.float32(-np.inf)))  # FAISS compares with >
+            for start in range(0, len(positions), step):
+                part = positions[start : start + step]
+                ends, _, slots = self._index.range_search(np.ascontiguousarray(questions[part]), radius, params=params)
+                for n, position in enumerate(part):
+                    answer = np.sort(slots[int(ends[n]) : int(ends[n + 1])])
+                    found[position] = answer[usable[answer]]
+        return found
+
+    def _matrix(self) -> Floats:
+        size = self._index.ntotal * self.dim
+        if size == 0:
+            return np.zeros((0, self.dim), np.float32)
+        view: Floats = faiss.rev_swig_ptr(self._index.get_xb(), size).reshape(-1, self.dim)
+        return view

@@ -1,0 +1,301 @@
+"""The catalog of one machine: SQLite is the truth, a FAISS index per catalog is a view of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.catalog import snapshot
+from app.catalog.base import CatalogInfo, Page, Stored
+from app.catalog.data_folder import DataFolder
+from app.catalog.faiss_index import FlatIndex, RowSet
+from app.catalog.ranking import Ranked, Scope, rank
+from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.writing import chunks, find_products, replace_details, replace_vectors, unreferenced, upsert
+from app.core.fusion import Fusion
+from app.core.product import (
+    DEFAULT_CATALOG,
+    Answer,
+    Embedding,
+    Match,
+    Product,
+    ProductDraft,
+    Query,
+    Scalar,
+    agrees,
+    canonical,
+    check_catalog,
+)
+from app.errors import CatalogError, CatalogNotFound, DuplicateIds, ModelMismatch, PhotoNotFound, ProductNotFound
+
+log = logging.getLogger(__name__)
+
+REEMBED = "python -m app index --reembed"
+READ_ROWS = 5000
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """One catalog in memory. `lock` makes "commit and update the index" and "search and read records" atomic."""
+
+    pk: int
+    name: str
+    index: FlatIndex
+    generation: int
+    products: int
+    saved_generation: int = -1
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+class LocalCatalog:
+    """See `app.catalog.base.Catalog`."""
+
+    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str) -> None:
+        """Opens every catalog of a data folder for one bundle.
+
+        Args:
+            data: the open folder; closed by `close`.
+            fusion: of the bundle.
+            fingerprint: of the bundle.
+
+        Raises:
+            ModelMismatch: the folder holds vectors of another bundle.
+            CatalogError: the vectors in the database do not have the bundle's dimension.
+        """
+        self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
+        self._write_lock = threading.Lock()
+        self._shelves: dict[str, _Shelf] = {}
+        with data.records.session() as session:
+            self._refuse_other_bundles(session)
+            if session.scalar(select(CatalogRow).where(CatalogRow.name == DEFAULT_CATALOG)) is None:
+                session.add(CatalogRow(name=DEFAULT_CATALOG, generation=0))
+                session.commit()
+            shelves = [self._open_shelf(session, row) for row in session.scalars(select(CatalogRow))]
+            self._shelves = {shelf.name: shelf for shelf in shelves}
+            if any(shelf.saved_generation != shelf.generation for shelf in shelves):
+                removed = data.photos.keep_only(set(session.scalars(select(PhotoRow.sha256))))
+                log.info("unclean stop: index rebuilt from the database", extra={"orphaned_photos_removed": removed})
+
+    # -- opening -----------------------------------------------------------------------------------------------
+
+    def _refuse_other_bundles(self, session: Session) -> None:
+        found = set(session.scalars(select(VectorRow.fingerprint).distinct())) - {self._fingerprint}
+        if found:
+            raise ModelMismatch(
+                f"the catalog in {self._data.folder} was embedded by another model ({', '.join(sorted(found))}, this one "
+                f"is {self._fingerprint}): run '{REEMBED}' once, or set SAMESKU_BUNDLE back to the old bundle."
+            )
+
+    def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
+        index = FlatIndex(self._fusion.dim)
+        rows, source = snapshot.load(self._data.snapshot(row.pk), row.generation, self._fingerprint, self._fusion.dim)
+        if rows is not None:
+            index.add(rows)
+        else:
+            for chunk in self._read_vectors(session, row.pk):
+                index.add(chunk)
+        products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
+        log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
+        saved = row.generation if rows is not None else -1
+        return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
+
+    def _read_vectors(self, session: Session, catalog_pk: int) -> Iterator[RowSet]:
+        columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
+        result = session.execute(columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk))
+        for part in result.yield_per(READ_ROWS).partitions():
+            keys, flags, blobs = zip(*part, strict=True)
+            if any(len(blob) != 4 * self._fusion.dim for blob in blobs):
+                raise CatalogError(f"the database holds vectors of another dimension: run '{REEMBED}'.")
+            vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, self._fusion.dim)
+            yield RowSet(np.array(keys, np.int64), np.array(flags, np.uint8), vectors)
+
+    def _shelf(self, catalog: str) -> _Shelf:
+        try:
+            return self._shelves[catalog]
+        except KeyError:
+            raise CatalogNotFound(f"there is no catalog '{catalog}': index a product into it first.") from None
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def put(self, catalog: str, drafts: Sequence[ProductDraft]) -> list[Stored]:
+        """See `Catalog.put`."""
+        check_catalog(catalog)
+        ids = [draft.id for draft in drafts]
+        if len(set(ids)) != len(ids):
+            raise DuplicateIds("one batch names the same id twice: send each product once.")
+        if not drafts:
+            return []
+        with self._write_lock, self._data.records.session() as session:
+            for upload in (upload for draft in drafts for upload in draft.uploads):
+                self._data.photos.put(upload.photo.sha256, upload.data)
+            shelf = self._shelves.get(catalog) or self._new_shelf(session, catalog)
+            known = find_products(session, shelf.pk, ids)
+            dropped = {photo.sha256 for row in known.values() for photo in row.photos}
+            rows = [upsert(session, shelf.pk, known.get(draft.id), draft) for draft in drafts]
+            session.flush()
+            keys = [row.pk for row in rows]
+            replace_details(session, keys, drafts)
+            embeddings = [draft.embedding for draft in drafts]
+            added = replace_vectors(session, shelf.pk, keys, embeddings, self._fusion, self._fingerprint)
+            self._commit(session, shelf, [row.pk for row in known.values()], added, len(drafts) - len(known))
+            self._data.photos.remove(unreferenced(session, dropped))
+        return [Stored(_stored(row, draft), draft.id not in known) for row, draft in zip(rows, drafts, strict=True)]
+
+    def _new_shelf(self, session: Session, catalog: str) -> _Shelf:
+        row = CatalogRow(name=catalog, generation=0)
+        session.add(row)
+        session.flush()
+        return _Shelf(row.pk, catalog, FlatIndex(self._fusion.dim), 0, 0)
+
+    def _commit(self, session: Session, shelf: _Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
+        """Commits and brings the index along; only then may anyone be told."""
+        row = session.get_one(CatalogRow, shelf.pk)
+        row.generation += 1
+        session.flush()
+        with shelf.lock:
+            session.commit()
+            shelf.generation = row.generation
+            shelf.products += growth
+            self._shelves[shelf.name] = shelf
+            try:
+                shelf.index.remove(removed)
+                if added is not None:
+                    shelf.index.add(added)
+            except BaseException:
+                log.exception("the index failed after a commit: rebuilding it from the database")
+                shelf.index = self._open_shelf(session, row).index
+                raise
+
+    def delete(self, catalog: str, product_id: str) -> None:
+        """See `Catalog.delete`."""
+        with self._write_lock, self._data.records.session() as session:
+            shelf = self._shelf(catalog)
+            row = self._row(session, shelf, product_id)
+            dropped = {photo.sha256 for photo in row.photos}
+            session.delete(row)
+            self._commit(session, shelf, [row.pk], None, -1)
+            self._data.photos.remove(unreferenced(session, dropped))
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def _row(self, session: Session, shelf: _Shelf, product_id: str) -> ProductRow:
+        row = session.scalar(select(ProductRow).where(ProductRow.catalog_pk == shelf.pk, ProductRow.id == product_id))
+        if row is None:
+            raise ProductNotFound(f"there is no product '{product_id}' in catalog '{shelf.name}'.")
+        return row
+
+    def get(self, catalog: str, product_id: str) -> Product:
+        """See `Catalog.get`."""
+        with self._data.records.session() as session:
+            return self._row(session, self._shelf(catalog), product_id).product()
+
+    def embedding(self, catalog: str, product_id: str) -> Embedding:
+        """See `Catalog.embedding`."""
+        shelf = self._shelf(catalog)
+        with self._data.records.session() as session, shelf.lock:
+            key = self._row(session, shelf, product_id).pk
+            rows = shelf.index.rows(shelf.index.slots_of([key]))
+        return self._fusion.unfuse(rows.vectors, rows.flags)
+
+    def photo(self, catalog: str, product_id: str, position: int) -> tuple[bytes, str]:
+        """See `Catalog.photo`."""
+        photos = self.get(catalog, product_id).photos
+        if not 0 <= position < len(photos):
+            raise PhotoNotFound(f"product '{product_id}' has {len(photos)} photos, there is none at position {position}.")
+        return self._data.photos.get(photos[position].sha256), photos[position].media_type
+
+    def page(self, catalog: str, after: int, limit: int) -> Page:
+        """See `Catalog.page`."""
+        shelf = self._shelf(catalog)
+        wanted = select(ProductRow).where(ProductRow.catalog_pk == shelf.pk, ProductRow.pk > after)
+        with self._data.records.session() as session:
+            rows = list(session.scalars(wanted.order_by(ProductRow.pk).limit(limit + 1)))
+            shown = rows[:limit]
+            return Page(tuple(row.product() for row in shown), shown[-1].pk if len(rows) > limit else None)
+
+    def size(self, catalog: str) -> int:
+        """See `Catalog.size`."""
+        return self._shelf(catalog).products
+
+    def catalogs(self) -> list[CatalogInfo]:
+        """See `Catalog.catalogs`."""
+        return [CatalogInfo(name, shelf.products) for name, shelf in sorted(self._shelves.items())]
+
+    def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
+        """See `Catalog.search`."""
+        shelf = self._shelf(catalog)
+        with self._data.records.session() as session, shelf.lock:
+            ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
+            rows = self._by_key(session, sorted({int(key) for answer in ranked for key in answer.keys}))
+            products = {pk: row.product() for pk, row in rows.items()}
+            gallery = shelf.products
+        return [_answer(query, one, products, gallery) for query, one in zip(queries, ranked, strict=True)]
+
+    def _by_key(self, session: Session, keys: Sequence[int]) -> dict[int, ProductRow]:
+        found: dict[int, ProductRow] = {}
+        for part in chunks(keys):
+            found.update({row.pk: row for row in session.scalars(select(ProductRow).where(ProductRow.pk.in_(part)))})
+        return found
+
+    def _scopes(self, session: Session, shelf: _Shelf, queries: Sequence[Query]) -> list[Scope]:
+        """Reads the filters of queries; equal filters are read once and share one array."""
+        read: dict[str, NDArray[np.int64]] = {}
+        scopes = []
+        for query in queries:
+            allowed = None
+            if query.where:
+                name = repr(sorted(query.where.items()))
+                if name not in read:
+                    read[name] = _agreeing(session, shelf.pk, query.where)
+                allowed = read[name]
+            excluded = None if query.exclude is None else self._row(session, shelf, query.exclude).pk
+            scopes.append(Scope(allowed, excluded))
+        return scopes
+
+    # -- closing -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """See `Catalog.close`."""
+        with self._write_lock:
+            for shelf in self._shelves.values():
+                if shelf.saved_generation != shelf.generation:
+                    rows = shelf.index.export()
+                    snapshot.save(self._data.snapshot(shelf.pk), rows, shelf.generation, self._fingerprint)
+            self._data.close()
+
+
+def _agreeing(session: Session, catalog_pk: int, where: Mapping[str, tuple[Scalar, ...]]) -> NDArray[np.int64]:
+    """Returns the keys of the products that a filter lets through."""
+    agreeing = select(ProductRow.pk).where(ProductRow.catalog_pk == catalog_pk)
+    for name, accepted in where.items():
+        values = [canonical(value) for value in accepted]
+        having = select(AttributeRow.product_pk).where(AttributeRow.name == name, AttributeRow.value.in_(values))
+        agreeing = agreeing.where(ProductRow.pk.in_(having))
+    return np.array(session.scalars(agreeing).all(), np.int64)
+
+
+def _answer(query: Query, ranked: Ranked, products: Mapping[int, Product], gallery: int) -> Answer:
+    """Joins ranks and records; a product that contradicts the filter is dropped whatever the index said."""
+    matches = []
+    for key, score, image, title in zip(ranked.keys, ranked.score, ranked.image, ranked.title, strict=True):
+        product = products[int(key)]
+        if agrees(product.attributes, query.where):
+            matches.append(Match(product, float(score), _number(image), _number(title)))
+    return Answer(tuple(matches), query.threshold, ranked.total - (len(ranked.keys) - len(matches)), gallery)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _stored(row: ProductRow, draft: ProductDraft) -> Product:
+    photos = tuple(upload.photo for upload in draft.uploads)
+    return Product(row.id, row.title, photos, row.attributes, row.created_at, row.updated_at)

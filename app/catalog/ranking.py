@@ -1,0 +1,84 @@
+"""From questions to ranked products: candidates from the index, exact scores, best photo per product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog.faiss_index import FlatIndex
+from app.core.fusion import Fusion
+from app.core.product import Query
+
+BLOCK_ROWS = 65_536
+
+Keys = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which products may answer a query: `allowed` keys (None: all), less the `excluded` key."""
+
+    allowed: Keys | None = None
+    excluded: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The best products of one query, best first; equal scores in the order they were first indexed.
+
+    Attributes:
+        keys: `(shown,)` product keys.
+        score, image, title: `(shown,)` cosines; NaN where a side lacks the modality.
+        total: products at or above the threshold, shown or not.
+    """
+
+    keys: Keys
+    score: Doubles
+    image: Doubles
+    title: Doubles
+    total: int
+
+
+def rank(index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope]) -> list[Ranked]:
+    """Answers queries exactly. Queries with the same scope and threshold share one pass over the index."""
+    questions = [fusion.questions(query.embedding, index.kinds()) for query in queries]
+    slots: list[Keys] = [np.zeros(0, np.int64)] * len(queries)
+    for allowed, members in _by_scope(scopes):
+        owners = [n for n in members for _ in questions[n]]
+        if not owners:
+            continue
+        stacked = np.concatenate([questions[n] for n in members])
+        found = index.candidates(stacked, [queries[n].threshold for n in owners], allowed)
+        for owner, answer in zip(owners, found, strict=True):
+            slots[owner] = np.union1d(slots[owner], answer)
+    return [_rank_one(index, fusion, q, s, scope) for q, s, scope in zip(queries, slots, scopes, strict=True)]
+
+
+def _by_scope(scopes: Sequence[Scope]) -> list[tuple[Keys | None, list[int]]]:
+    groups: dict[int, tuple[Keys | None, list[int]]] = {}
+    for n, scope in enumerate(scopes):
+        groups.setdefault(id(scope.allowed), (scope.allowed, []))[1].append(n)
+    return list(groups.values())
+
+
+def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, slots: Keys, scope: Scope) -> Ranked:
+    fused, flags = fusion.fuse(query.embedding)
+    kept: list[tuple[Keys, Doubles]] = [(np.zeros(0, np.int64), np.zeros((3, 0)))]
+    for start in range(0, len(slots), BLOCK_ROWS):
+        rows = index.rows(slots[start : start + BLOCK_ROWS])
+        for one, flag in zip(fused, flags, strict=True):  # a product that asks may have several photos
+            scores = fusion.score_rows(one, int(flag), rows.vectors, rows.flags)
+            enough = (scores.score >= query.threshold) & (rows.keys != (-1 if scope.excluded is None else scope.excluded))
+            kept.append((rows.keys[enough], np.stack([scores.score, scores.image, scores.title])[:, enough]))
+    keys = np.concatenate([part[0] for part in kept])
+    table = np.concatenate([part[1] for part in kept], axis=1)
+    order = np.lexsort((keys, -table[0]))
+    keys, table = keys[order], table[:, order]
+    _, first = np.unique(keys, return_index=True)  # the first row of a product is its best photo
+    first.sort()
+    shown = first[: query.limit]
+    return Ranked(keys[shown], table[0, shown], table[1, shown], table[2, shown], len(first))

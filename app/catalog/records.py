@@ -1,0 +1,158 @@
+"""The SQL truth: catalogs, products, photos, attributes, vectors.
+
+One row of `vectors` is one row of the search index: `[sqrt(w) image, sqrt(1-w) title]` as little-endian float32,
+with the fingerprint of the bundle that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy import JSON, Engine, ForeignKey, Index, String, UniqueConstraint, create_engine, event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+from app.core.product import Photo, Product, Scalar
+from app.errors import CatalogError, SchemaMismatch
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Base(DeclarativeBase):
+    """Declarative base of all tables."""
+
+
+class CatalogRow(Base):
+    """A named catalog. `generation` rises with every committed change, and tells a snapshot that it is stale."""
+
+    __tablename__ = "catalogs"
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    generation: Mapped[int] = mapped_column(default=0)
+
+
+class ProductRow(Base):
+    """A product; `pk` keeps its place when it is replaced."""
+
+    __tablename__ = "products"
+    __table_args__ = (UniqueConstraint("catalog_pk", "id"), Index("ix_products_page", "catalog_pk", "pk"))
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"))
+    id: Mapped[str] = mapped_column(String(200))
+    title: Mapped[str | None]
+    attributes: Mapped[dict[str, Scalar]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    photos: Mapped[list[PhotoRow]] = relationship(
+        order_by="PhotoRow.position", cascade="all, delete-orphan", passive_deletes=True, lazy="selectin"
+    )
+
+    def product(self) -> Product:
+        """Returns the product as the rest of the program knows it."""
+        photos = tuple(Photo(p.sha256, p.media_type, p.width, p.height) for p in self.photos)
+        return Product(self.id, self.title, photos, self.attributes, self.created_at, self.updated_at)
+
+
+class PhotoRow(Base):
+    """A photo of a product; the file is stored once under its SHA-256, however many rows name it."""
+
+    __tablename__ = "photos"
+    __table_args__ = (Index("ix_photos_product", "product_pk"), Index("ix_photos_sha256", "sha256"))
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    product_pk: Mapped[int] = mapped_column(ForeignKey("products.pk", ondelete="CASCADE"))
+    position: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    media_type: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+
+
+class AttributeRow(Base):
+    """An attribute in the form that filters compare (`app.core.product.canonical`)."""
+
+    __tablename__ = "attributes"
+    __table_args__ = (Index("ix_attributes_filter", "name", "value", "product_pk"),)
+    product_pk: Mapped[int] = mapped_column(ForeignKey("products.pk", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class VectorRow(Base):
+    """A row of the search index."""
+
+    __tablename__ = "vectors"
+    __table_args__ = (
+        Index("ix_vectors_product", "product_pk"),
+        Index("ix_vectors_catalog", "catalog_pk", "fingerprint"),
+    )
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"))
+    product_pk: Mapped[int] = mapped_column(ForeignKey("products.pk", ondelete="CASCADE"))
+    fingerprint: Mapped[str] = mapped_column(String(16))
+    flags: Mapped[int]
+    vector: Mapped[bytes]
+
+
+class Records:
+    """The database of one data folder, migrated to this version's schema."""
+
+    def __init__(self, url: str) -> None:
+        """Opens and migrates the database.
+
+        Args:
+            url: SQLAlchemy URL, `sqlite:///PATH`.
+
+        Raises:
+            SchemaMismatch: a newer version has migrated it.
+            CatalogError: it cannot be opened, or is damaged.
+        """
+        self.engine: Engine = create_engine(url)
+        event.listen(self.engine, "connect", _configure)
+        try:
+            self._migrate()
+        except DatabaseError as error:
+            raise CatalogError(f"the database {url} cannot be used ({error.orig}): restore it from a backup.") from error
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["engine"] = self.engine
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            known = ScriptDirectory.from_config(config).get_current_head()
+            raise SchemaMismatch(
+                f"the database was written by a newer version of samesku (this one knows schema {known}): upgrade samesku."
+            ) from error
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session whose objects stay readable after the commit; rolled back unless committed."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.engine.dispose()
+
+
+def _configure(connection: Any, _record: object) -> None:
+    """WAL, so that readers never wait; FULL, so that a commit survives a power cut."""
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,1 @@
+"""From bytes and text to unit vectors: the same code for training and for serving."""

@@ -1,0 +1,46 @@
+"""The image tower: a timm backbone, pooling, a projection, L2."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.core.spec import ImageSpec
+
+
+class ImageTower(nn.Module):
+    """`(n, 3, size, size)` uint8 pixels -> `(n, dim)` float32 unit vectors.
+
+    GeM pooling: Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", arXiv 1711.02512.
+    """
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = timm.create_model(spec.architecture, pretrained=False, num_classes=0, global_pool="")
+        self.projection = nn.Linear(spec.features, spec.dim) if spec.projection else nn.Identity()
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(shape) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(shape) * 255, persistent=False)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Returns pooled backbone features, `(n, features)`, before projection and normalisation."""
+        maps = self.backbone((pixels.float() - self.mean) / self.std)
+        return pool(maps, self.spec.pooling, self.spec.gem_power)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
+        return functional.normalize(self.projection(self.features(pixels)).float(), dim=-1)
+
+
+def pool(maps: Tensor, how: str, power: float) -> Tensor:
+    """Pools backbone output to `(n, features)`: `(n, c, h, w)` maps, `(n, tokens, c)` tokens, or already pooled."""
+    maps = maps.float()
+    if maps.ndim == 2:
+        return maps
+    dims = (2, 3) if maps.ndim == 4 else (1,)
+    if how == "avg":
+        return maps.mean(dims)
+    return maps.clamp(min=1e-6).pow(power).mean(dims).pow(1 / power)

@@ -1,0 +1,180 @@
+"""Bytes to pixels, raw title to clean text. Training and serving share this file, so a photo has one vector.
+
+Photos come from strangers: size is checked before anything is decoded, and every failure is an `InvalidImage`
+or a `PayloadTooLarge` that says what to send instead.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import unicodedata
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from app.core.product import Photo, Pixels, Upload, is_unicode
+from app.core.spec import Preprocessing
+from app.errors import InvalidImage, InvalidTitle, PayloadTooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+_WHITE = (255, 255, 255)
+_ESCAPED_BYTES = re.compile(r"(?:\\x[0-9a-fA-F]{2})+")
+
+# A header that promises too many pixels is refused, not warned about.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """What is accepted: bytes and pixels of one photo, its shortest side, characters of a title."""
+
+    image_bytes: int = 20 * 1024 * 1024
+    image_pixels: int = 50_000_000
+    image_side_px: int = 16
+    title_chars: int = 2000
+
+
+def open_image(data: bytes, limits: InputLimits) -> Image.Image:
+    """Decodes a photo to upright 8-bit RGB.
+
+    Handles EXIF orientation, CMYK (through its ICC profile if it has one), transparency (on white), 16-bit
+    channels, palettes, and takes the first frame of an animation.
+
+    Args:
+        data: a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file.
+
+    Raises:
+        InvalidImage: not a photo in one of those formats, damaged, or smaller than `limits.image_side_px`.
+        PayloadTooLarge: more bytes or pixels than the limits.
+    """
+    if len(data) > limits.image_bytes:
+        raise PayloadTooLarge(f"the photo has {len(data):,} bytes, at most {limits.image_bytes:,} are taken: scale it down.")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image, limits)
+            image.seek(0)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(limits) from error
+    except UnidentifiedImageError as error:
+        raise InvalidImage("this is not a photo: send a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file.") from error
+    except (InvalidImage, PayloadTooLarge):
+        raise
+    except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
+        raise InvalidImage("the photo is damaged or cut off: send the complete file.") from error
+
+
+def _check_size(image: Image.Image, limits: InputLimits) -> None:
+    width, height = image.size
+    if width * height > limits.image_pixels:
+        raise _too_many_pixels(limits)
+    if min(width, height) < limits.image_side_px:
+        raise InvalidImage(f"the photo is {width} x {height} pixels, its shortest side must have {limits.image_side_px} or more.")
+
+
+def _too_many_pixels(limits: InputLimits) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the photo has more than {limits.image_pixels:,} pixels: scale it down.")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_to_rgb(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*_WHITE, 255))
+        return Image.alpha_composite(canvas, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile must not cost the photo: convert without it
+    return image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    # 16-bit greys fill 0..65535; 32-bit modes hold whatever the file says, so they are scaled by their own range
+    top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) <= 65535 else float(values.max())
+    grey = np.clip(values / top * 255.0, 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def frame(image: Image.Image, how: Preprocessing) -> Pixels:
+    """Returns the tower's input, `(size, size, 3)` uint8 RGB, framed as the bundle says (bicubic, antialiased)."""
+    size = (how.size, how.size)
+    if how.framing == "stretch":
+        framed = image.resize(size, Image.Resampling.BICUBIC)
+    elif how.framing == "pad":
+        framed = ImageOps.pad(image, size, Image.Resampling.BICUBIC, color=_WHITE)
+    else:
+        share = how.crop_share / 2 * min(image.size)
+        cx, cy = image.width / 2, image.height / 2
+        framed = image.resize(size, Image.Resampling.BICUBIC, box=(cx - share, cy - share, cx + share, cy + share))
+    return np.asarray(framed, dtype=np.uint8)
+
+
+def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, digest: str) -> tuple[Upload, Pixels]:
+    """Decodes and frames a photo, and describes it for the catalog.
+
+    Args:
+        data: the file as it was sent.
+        how: the framing of the image tower, None if there is none.
+        limits: what is accepted.
+        digest: SHA-256 of `data` in hexadecimal.
+
+    Returns:
+        The upload, and `(size, size, 3)` uint8 pixels (none if `how` is None).
+
+    Raises:
+        InvalidImage, PayloadTooLarge: as `open_image`.
+    """
+    image = open_image(data, limits)
+    pixels = frame(image, how) if how else np.zeros((0, 0, 3), np.uint8)
+    return Upload(data, Photo(digest, media_type(data), image.width, image.height)), pixels
+
+
+def media_type(data: bytes) -> str:
+    """Returns the media type of a file that `open_image` accepted, from its content and not from its name."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return Image.MIME.get(image.format or "", "application/octet-stream")
+
+
+def clean_title(text: str, limits: InputLimits) -> str:
+    """Returns the title as the tower reads it.
+
+    Decodes literal `\\xe2\\x98\\x85` escapes (671 Shopee titles have them) and HTML entities, applies Unicode NFKC,
+    drops control characters and collapses white space.
+
+    Raises:
+        InvalidTitle: empty or blank, too long, with NUL characters or lone surrogates.
+    """
+    if len(text) > limits.title_chars:
+        raise InvalidTitle(f"the title has {len(text):,} characters, at most {limits.title_chars:,} are taken: shorten it.")
+    if "\0" in text or not is_unicode(text):
+        raise InvalidTitle("the title holds NUL characters or broken Unicode: send plain UTF-8 text.")
+    decoded = _ESCAPED_BYTES.sub(lambda found: _decode_escapes(found.group()), text)
+    normal = unicodedata.normalize("NFKC", html.unescape(decoded))
+    printable = "".join(c if unicodedata.category(c) not in ("Cc", "Cf") or c in "\u200c\u200d" else " " for c in normal)
+    clean = " ".join(printable.split())
+    if not clean:
+        raise InvalidTitle("the title is empty: leave the field out, or send some text.")
+    return clean
+
+
+def _decode_escapes(escaped: str) -> str:
+    return bytes.fromhex(escaped.replace("\\x", "")).decode("utf-8", errors="replace")

@@ -1,0 +1,193 @@
+"""Everything that can go wrong, as one tree. Knows no HTTP: `app.api.errors` maps classes to statuses.
+
+    AppError
+    |-- InvalidInput            the caller sent something that cannot be used
+    |   |-- InvalidImage        bytes that are not a photo this service can decode
+    |   |-- InvalidTitle        a title that is empty, too long or not text
+    |   |-- EmptyProduct        neither a usable photo nor a title
+    |   |-- InvalidFilter       an attribute filter that cannot be read
+    |   |-- DuplicateIds        one batch names the same id twice
+    |   `-- InvalidListings     a table of listings that cannot be read (file, row and remedy in the message)
+    |-- UnsupportedMedia        a body of a content type that the call does not take
+    |-- PayloadTooLarge         more bytes, pixels or rows than the limits allow
+    |-- NotFound
+    |   |-- ProductNotFound     no product with that id in that catalog
+    |   |-- CatalogNotFound     no catalog of that name
+    |   `-- PhotoNotFound       the product has no photo at that position
+    |-- Overloaded              a bounded queue is full; carries `retry_after_s`
+    |-- NotReady                starting, stopping, or a worker that does not answer
+    |-- EncodingFailed          the towers failed on input that had passed every check
+    |-- BundleError             a model bundle that must not be served; stops start-up
+    |   |-- ManifestMissing     no `bundle.json`
+    |   |-- ManifestInvalid     a `bundle.json` that does not describe a bundle of this version
+    |   |-- ChecksumMismatch    a file whose bytes are not those the manifest names
+    |   `-- DimensionMismatch   weights whose shapes contradict the manifest
+    `-- CatalogError            a data folder that must not be served; stops start-up
+        |-- ModelMismatch       vectors made by another bundle
+        |-- DataFolderInUse     another process holds the data folder
+        `-- SchemaMismatch      a database written by a newer version
+
+Every message names the remedy. `code` is stable: clients may switch on it.
+"""
+
+from __future__ import annotations
+
+
+class AppError(Exception):
+    """Base of every error raised on purpose. `code` is a stable, machine-readable name."""
+
+    code = "internal_error"
+
+
+class InvalidInput(AppError):
+    """The caller sent something that cannot be used."""
+
+    code = "invalid_input"
+
+
+class InvalidImage(InvalidInput):
+    """Bytes that are not a photo this service can decode."""
+
+    code = "invalid_image"
+
+
+class InvalidTitle(InvalidInput):
+    """A title that is empty, too long or not text."""
+
+    code = "invalid_title"
+
+
+class EmptyProduct(InvalidInput):
+    """Neither a usable photo nor a title."""
+
+    code = "empty_product"
+
+
+class InvalidFilter(InvalidInput):
+    """An attribute filter that cannot be read."""
+
+    code = "invalid_filter"
+
+
+class DuplicateIds(InvalidInput):
+    """One batch names the same id twice."""
+
+    code = "duplicate_ids"
+
+
+class InvalidListings(InvalidInput):
+    """A table of listings that cannot be read; the message names file, row and remedy."""
+
+    code = "invalid_listings"
+
+
+class UnsupportedMedia(AppError):
+    """A body of a content type that the call does not take."""
+
+    code = "unsupported_media_type"
+
+
+class PayloadTooLarge(AppError):
+    """More bytes, pixels or rows than the limits allow."""
+
+    code = "payload_too_large"
+
+
+class NotFound(AppError):
+    """Something that was asked for by name does not exist."""
+
+    code = "not_found"
+
+
+class ProductNotFound(NotFound):
+    """No product with that id in that catalog."""
+
+    code = "product_not_found"
+
+
+class CatalogNotFound(NotFound):
+    """No catalog of that name."""
+
+    code = "catalog_not_found"
+
+
+class PhotoNotFound(NotFound):
+    """The product has no photo at that position."""
+
+    code = "photo_not_found"
+
+
+class Overloaded(AppError):
+    """A bounded queue is full. `retry_after_s` is a hint in whole seconds, at least 1."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = max(1, retry_after_s)
+
+
+class NotReady(AppError):
+    """Starting, stopping, or a worker that does not answer."""
+
+    code = "not_ready"
+
+
+class EncodingFailed(AppError):
+    """The towers failed on input that had passed every check."""
+
+    code = "encoding_failed"
+
+
+class BundleError(AppError):
+    """A model bundle that must not be served."""
+
+    code = "bundle_error"
+
+
+class ManifestMissing(BundleError):
+    """The folder holds no `bundle.json`."""
+
+    code = "manifest_missing"
+
+
+class ManifestInvalid(BundleError):
+    """`bundle.json` does not describe a bundle that this version can load."""
+
+    code = "manifest_invalid"
+
+
+class ChecksumMismatch(BundleError):
+    """A file's bytes are not those that the manifest names."""
+
+    code = "checksum_mismatch"
+
+
+class DimensionMismatch(BundleError):
+    """Weights whose shapes contradict the manifest."""
+
+    code = "dimension_mismatch"
+
+
+class CatalogError(AppError):
+    """A data folder that must not be served as it is."""
+
+    code = "catalog_error"
+
+
+class ModelMismatch(CatalogError):
+    """The catalog's vectors were made by another bundle."""
+
+    code = "model_mismatch"
+
+
+class DataFolderInUse(CatalogError):
+    """Another process holds the data folder."""
+
+    code = "data_folder_in_use"
+
+
+class SchemaMismatch(CatalogError):
+    """The database was written by a newer version of this program."""
+
+    code = "schema_mismatch"

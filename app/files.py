@@ -1,0 +1,65 @@
+"""Writing to disk so that a power cut or a killed process leaves the old state or the new one, never half."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(file: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's entries, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Writes a file whole or not at all, and durably."""
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    scratch.write_bytes(data)
+    sync(scratch)
+    scratch.rename(file)
+    sync(file.parent)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts the folder `new` in the place of `folder`, which need not exist; what was there is removed.
+
+    The files in `new` are synced first. Both must be on one file system.
+    """
+    for file in new.iterdir():
+        sync(file)
+    sync(new)
+    if not folder.exists():
+        new.rename(folder)
+    elif _exchange(new, folder):
+        shutil.rmtree(new, ignore_errors=True)
+    else:  # a file system without an atomic exchange: for a moment only `.old` has the content
+        old = new.with_name(new.name + ".old")
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    sync(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two paths in one step with Linux's renameat2; False where that is not to be had."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    at_cwd, exchange = -100, 2
+    return renameat2 is not None and renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
