@@ -130,7 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = file.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ManifestMissing(f"{folder} is no bundle: there is no {MANIFEST}. Make one with 'python -m app bundle create'.") from error
+        raise ManifestMissing(
+            f"{folder} is no bundle: there is no {MANIFEST}. Make one with 'python -m app bundle create'."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestInvalid(f"{file} cannot be read: {error}") from error
     try:
@@ -176,12 +178,12 @@ def _check_projection(file: Path, tower: ImageSpec | TitleSpec) -> None:
         raise DimensionMismatch(f"{file.name} has a projection of shape {found}, the manifest says {wanted}.")
 
 
-def write_bundle(folder: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Bundle:
+def write_bundle(folder: Path, manifest: Callable[[], Manifest], fill: Callable[[Path], None]) -> Bundle:
     """Writes a bundle so that `folder` holds either the old one or the new one, whole, at every moment.
 
     Args:
         folder: where; an existing *bundle* there is replaced, any other folder is left alone.
-        manifest: without `files`, which are added here.
+        manifest: called after `fill`; its result gets `files` added here.
         fill: writes every file of the bundle, `README.md` included, into the temporary folder that it is given.
 
     Raises:
@@ -195,7 +197,7 @@ def write_bundle(folder: Path, manifest: Manifest, fill: Callable[[Path], None])
         scratch.chmod(0o755)
         fill(scratch)
         entries = {f.name: FileEntry(sha256=sha256_of(f), size_bytes=f.stat().st_size) for f in sorted(scratch.iterdir())}
-        complete = manifest.model_copy(update={"files": entries})
+        complete = manifest().model_copy(update={"files": entries})
         (scratch / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", "utf-8")
         for file in scratch.iterdir():
             file.chmod(0o644)
@@ -207,7 +209,9 @@ def write_bundle(folder: Path, manifest: Manifest, fill: Callable[[Path], None])
     return load_bundle(folder)
 
 
-def new_manifest(name: str, spec: EncoderSpec, thresholds: dict[str, list[tuple[int, float]]], **texts: dict[str, Any]) -> Manifest:
+def new_manifest(
+    name: str, spec: EncoderSpec, thresholds: dict[str, list[tuple[int, float]]], **texts: dict[str, Any]
+) -> Manifest:
     """Returns a manifest made now by this version; `texts` are `origin`, `training`, `data`, `metrics`."""
     now = datetime.now(UTC).replace(microsecond=0)
     return Manifest(

@@ -1,10 +1,10 @@
 """One data folder, held by one process: database, photos, snapshots.
 
-    DATA_DIR/
-        lock                held while a process uses the folder
-        catalog.sqlite      products, photos' names, attributes, vectors: the truth
-        photos/             the photos as they were uploaded, named by SHA-256
-        snapshots/          search indexes as of the last clean stop; safe to delete
+DATA_DIR/
+    lock                held while a process uses the folder
+    catalog.sqlite      products, photos' names, attributes, vectors: the truth
+    photos/             the photos as they were uploaded, named by SHA-256
+    snapshots/          search indexes as of the last clean stop; safe to delete
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class DataFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise CatalogError(f"the data folder {folder} cannot be written ({error.strerror}): check its permissions.") from error
+            raise CatalogError(
+                f"the data folder {folder} cannot be written ({error.strerror}): check its permissions."
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -54,6 +56,8 @@ class DataFolder:
         return self.folder / "snapshots" / str(catalog_pk)
 
     def close(self) -> None:
-        """Closes the database and lets others in."""
+        """Closes the database and lets others in. May be called twice."""
         self.records.close()
-        os.close(self._lock)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)

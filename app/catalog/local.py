@@ -147,7 +147,8 @@ class LocalCatalog:
             added = replace_vectors(session, shelf.pk, keys, embeddings, self._fusion, self._fingerprint)
             self._commit(session, shelf, [row.pk for row in known.values()], added, len(drafts) - len(known))
             self._data.photos.remove(unreferenced(session, dropped))
-        return [Stored(_stored(row, draft), draft.id not in known) for row, draft in zip(rows, drafts, strict=True)]
+        photos = [tuple(upload.photo for upload in draft.uploads) for draft in drafts]
+        return [Stored(row.product(kept), row.id not in known) for row, kept in zip(rows, photos, strict=True)]
 
     def _new_shelf(self, session: Session, catalog: str) -> _Shelf:
         row = CatalogRow(name=catalog, generation=0)
@@ -294,8 +295,3 @@ def _answer(query: Query, ranked: Ranked, products: Mapping[int, Product], galle
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _stored(row: ProductRow, draft: ProductDraft) -> Product:
-    photos = tuple(upload.photo for upload in draft.uploads)
-    return Product(row.id, row.title, photos, row.attributes, row.created_at, row.updated_at)

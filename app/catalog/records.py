@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,12 @@ class ProductRow(Base):
         order_by="PhotoRow.position", cascade="all, delete-orphan", passive_deletes=True, lazy="selectin"
     )
 
-    def product(self) -> Product:
-        """Returns the product as the rest of the program knows it."""
-        photos = tuple(Photo(p.sha256, p.media_type, p.width, p.height) for p in self.photos)
-        return Product(self.id, self.title, photos, self.attributes, self.created_at, self.updated_at)
+    def product(self, photos: tuple[Photo, ...] | None = None) -> Product:
+        """Returns the product as the rest of the program knows it; `photos` spares reading them where they are known."""
+        if photos is None:
+            photos = tuple(Photo(p.sha256, p.media_type, p.width, p.height) for p in self.photos)
+        created, updated = self.created_at.replace(tzinfo=UTC), self.updated_at.replace(tzinfo=UTC)  # SQLite drops the zone
+        return Product(self.id, self.title, photos, self.attributes, created, updated)
 
 
 class PhotoRow(Base):

@@ -73,7 +73,13 @@ def replace_vectors(
     flags = np.concatenate([f for _, f in fused])
     owners = np.repeat(np.array(keys, np.int64), [len(f) for _, f in fused])
     rows = [
-        {"catalog_pk": catalog_pk, "product_pk": int(key), "fingerprint": fingerprint, "flags": int(flag), "vector": z.tobytes()}
+        {
+            "catalog_pk": catalog_pk,
+            "product_pk": int(key),
+            "fingerprint": fingerprint,
+            "flags": int(flag),
+            "vector": z.tobytes(),
+        }
         for key, flag, z in zip(owners, flags, vectors.astype("<f4"), strict=True)
     ]
     session.execute(insert(VectorRow), rows)

@@ -141,4 +141,6 @@ def _load_weights(tower: torch.nn.Module, file: Path) -> None:
         tower.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
-        raise DimensionMismatch(f"{file.name} does not fit the manifest ({first[0].strip()}): create the bundle again.") from error
+        raise DimensionMismatch(
+            f"{file.name} does not fit the manifest ({first[0].strip()}): create the bundle again."
+        ) from error

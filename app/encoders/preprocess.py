@@ -73,7 +73,9 @@ def _check_size(image: Image.Image, limits: InputLimits) -> None:
     if width * height > limits.image_pixels:
         raise _too_many_pixels(limits)
     if min(width, height) < limits.image_side_px:
-        raise InvalidImage(f"the photo is {width} x {height} pixels, its shortest side must have {limits.image_side_px} or more.")
+        raise InvalidImage(
+            f"the photo is {width} x {height} pixels, its shortest side must have {limits.image_side_px} or more."
+        )
 
 
 def _too_many_pixels(limits: InputLimits) -> PayloadTooLarge:

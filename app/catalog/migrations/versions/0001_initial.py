@@ -22,7 +22,7 @@ def upgrade() -> None:
     op.create_table(
         "products",
         sa.Column("pk", sa.Integer, primary_key=True),
-        sa.Column("catalog_pk", sa.ForeignKey("catalogs.pk", ondelete="CASCADE"), nullable=False),
+        sa.Column("catalog_pk", sa.Integer, sa.ForeignKey("catalogs.pk", ondelete="CASCADE"), nullable=False),
         sa.Column("id", sa.String(200), nullable=False),
         sa.Column("title", sa.String),
         sa.Column("attributes", sa.JSON, nullable=False),
@@ -34,7 +34,7 @@ def upgrade() -> None:
     op.create_table(
         "photos",
         sa.Column("pk", sa.Integer, primary_key=True),
-        sa.Column("product_pk", sa.ForeignKey("products.pk", ondelete="CASCADE"), nullable=False),
+        sa.Column("product_pk", sa.Integer, sa.ForeignKey("products.pk", ondelete="CASCADE"), nullable=False),
         sa.Column("position", sa.Integer, nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("media_type", sa.String, nullable=False),
@@ -45,7 +45,7 @@ def upgrade() -> None:
     op.create_index("ix_photos_sha256", "photos", ["sha256"])
     op.create_table(
         "attributes",
-        sa.Column("product_pk", sa.ForeignKey("products.pk", ondelete="CASCADE"), primary_key=True),
+        sa.Column("product_pk", sa.Integer, sa.ForeignKey("products.pk", ondelete="CASCADE"), primary_key=True),
         sa.Column("name", sa.String, primary_key=True),
         sa.Column("value", sa.String, nullable=False),
     )
@@ -53,8 +53,8 @@ def upgrade() -> None:
     op.create_table(
         "vectors",
         sa.Column("pk", sa.Integer, primary_key=True),
-        sa.Column("catalog_pk", sa.ForeignKey("catalogs.pk", ondelete="CASCADE"), nullable=False),
-        sa.Column("product_pk", sa.ForeignKey("products.pk", ondelete="CASCADE"), nullable=False),
+        sa.Column("catalog_pk", sa.Integer, sa.ForeignKey("catalogs.pk", ondelete="CASCADE"), nullable=False),
+        sa.Column("product_pk", sa.Integer, sa.ForeignKey("products.pk", ondelete="CASCADE"), nullable=False),
         sa.Column("fingerprint", sa.String(16), nullable=False),
         sa.Column("flags", sa.Integer, nullable=False),
         sa.Column("vector", sa.LargeBinary, nullable=False),

@@ -1,0 +1,41 @@
+"""The command line: `python -m app COMMAND`. Parses and dispatches only."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from app import __version__
+from app.commands import bundle, calibrate, index, match, serve
+from app.commands.common import console
+from app.errors import AppError
+
+cli = typer.Typer(
+    help="samesku: is this the same product?", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+cli.command()(serve.serve)
+cli.command()(index.index)
+cli.command()(match.match)
+cli.command()(calibrate.calibrate)
+cli.add_typer(bundle.app, name="bundle")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Runs a command; an error on purpose becomes one line and exit code 2."""
+    try:
+        cli()
+    except AppError as error:
+        console.print(f"[bold red]{error.code}[/]: {escape(str(error))}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""A generic micro-batcher: many callers, one worker, few large batches. Knows nothing of models.
+
+While the worker is busy, callers queue up; when it is free, it takes all that wait, up to a limit. An idle service
+therefore answers at once, and a busy one fills its batches by itself (`wait_ms` can make it linger for more).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.errors import NotReady, Overloaded
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where an item's time went: waiting for the worker, and in the batch it was part of."""
+
+    queue_ms: float
+    work_ms: float
+    batch_size: int
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    weight: int
+    since: float
+    future: asyncio.Future[tuple[Result, Timing]]
+
+
+class MicroBatcher(Generic[Item, Result]):
+    """Runs `work` on batches in a thread of its own. Use on one event loop.
+
+    If a batch fails, its halves are tried until the items that cause the failure stand alone: only they get the
+    error. Items whose callers have gone are dropped before they cost anything.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        max_batch: int,
+        max_queue: int,
+        wait_ms: float = 0.0,
+        observe: Callable[[Timing], None] | None = None,
+    ) -> None:
+        """Prepares the batcher; `start` begins the work.
+
+        Args:
+            name: for logs and the worker thread.
+            work: a function of a batch that returns one result per item, in order.
+            max_batch: weight of items per call of `work`; a heavier item goes alone.
+            max_queue: items that may wait.
+            wait_ms: how long an incomplete batch waits for company once the worker is free.
+            observe: told the timing of each batch.
+        """
+        self.name, self._work, self._observe = name, work, observe
+        self._max_batch, self._max_queue, self._wait_s = max_batch, max_queue, wait_ms / 1000
+        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._arrived = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._closing = False
+
+    @property
+    def depth(self) -> int:
+        """Items that wait."""
+        return len(self._queue)
+
+    @property
+    def alive(self) -> bool:
+        """True while the worker takes items."""
+        return self._worker is not None and not self._worker.done() and not self._closing
+
+    def start(self) -> None:
+        """Starts the worker on the running event loop."""
+        self._worker = asyncio.create_task(self._run(), name=f"{self.name}-worker")
+
+    async def stop(self) -> None:
+        """Finishes what waits, then ends the worker. Further items are refused."""
+        self._closing = True
+        self._arrived.set()
+        if self._worker is not None:
+            await self._worker
+        self._pool.shutdown(wait=True)
+
+    async def submit(self, item: Item, weight: int = 1) -> tuple[Result, Timing]:
+        """Returns the item's result and where the time went.
+
+        Raises:
+            Overloaded: too many items wait already.
+            NotReady: the batcher is not running.
+            Exception: whatever `work` raised for this item alone.
+        """
+        if not self.alive:
+            raise NotReady("the service is starting or stopping: try again in a moment.")
+        if len(self._queue) >= self._max_queue:
+            raise Overloaded(f"{self._max_queue} items wait already: try again in a moment.")
+        future: asyncio.Future[tuple[Result, Timing]] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(item, weight, time.perf_counter(), future))
+        self._arrived.set()
+        return await future
+
+    async def _run(self) -> None:
+        while not (self._closing and not self._queue):
+            await self._arrived.wait()
+            if self._wait_s and len(self._queue) < self._max_batch and not self._closing:
+                await asyncio.sleep(self._wait_s)
+            batch = self._take()
+            if not self._queue and not self._closing:
+                self._arrived.clear()
+            if batch:
+                await self._handle(batch)
+
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        batch: list[_Waiting[Item, Result]] = []
+        weight = 0
+        while self._queue and (not batch or weight + self._queue[0].weight <= self._max_batch):
+            waiting = self._queue.popleft()
+            if not waiting.future.done():  # done: the caller has gone
+                batch.append(waiting)
+                weight += waiting.weight
+        return batch
+
+    async def _handle(self, batch: list[_Waiting[Item, Result]]) -> None:
+        started = time.perf_counter()
+        items = [waiting.item for waiting in batch]
+        try:
+            outcomes = await asyncio.get_running_loop().run_in_executor(self._pool, self._bisect, items)
+        except Exception as error:  # the pool itself broke: nobody may be left waiting
+            log.exception("%s worker failed", self.name)
+            outcomes = [error] * len(batch)
+        ended = time.perf_counter()
+        timing = Timing(0.0, 0.0, 0)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            timing = Timing((started - waiting.since) * 1000, (ended - started) * 1000, len(batch))
+            if waiting.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiting.future.set_exception(outcome)
+            else:
+                waiting.future.set_result((outcome, timing))
+        if self._observe is not None:
+            self._observe(timing)
+
+    def _bisect(self, items: Sequence[Item]) -> list[Result | Exception]:
+        try:
+            results = list(self._work(items))
+            if len(results) != len(items):
+                raise RuntimeError(f"{self.name}: {len(items)} items in, {len(results)} results out")
+            return list(results)
+        except Exception as error:
+            if len(items) == 1:
+                return [error]
+        half = len(items) // 2
+        return self._bisect(items[:half]) + self._bisect(items[half:])

@@ -1,0 +1,90 @@
+"""One table: error class -> HTTP status. One shape: RFC 9457 problem details."""
+
+from __future__ import annotations
+
+import http
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from app.errors import (
+    AppError,
+    InvalidInput,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    UnsupportedMedia,
+)
+from app.telemetry import request_id
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+INTERNAL = "Something went wrong on our side. Quote the request id when you report it."
+
+STATUS: dict[type[AppError], int] = {
+    InvalidInput: 422,
+    UnsupportedMedia: 415,
+    PayloadTooLarge: 413,
+    NotFound: 404,
+    Overloaded: 429,
+    NotReady: 503,
+}
+_HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
+
+
+def status_of(error: Exception) -> int:
+    """Returns the HTTP status of an error: that of its nearest listed class, 500 for everything else."""
+    return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
+
+
+def problem(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
+    """Returns the body of a problem answer; `code` is stable, `detail` is for people."""
+    title = http.HTTPStatus(status).phrase
+    body = {"type": f"urn:samesku:error:{code}", "title": title, "status": status, "code": code, "detail": detail}
+    return body | {"request_id": request_id.get()} | more
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Returns the problem of any exception; what went wrong inside is logged and never shown."""
+    status = status_of(error)
+    if status == 500 or not isinstance(error, AppError):
+        log.error("unexpected error", exc_info=error)
+        code = error.code if isinstance(error, AppError) else AppError.code
+        return problem(500, code, INTERNAL)
+    return problem(status, error.code, str(error))
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error answer of the app a problem."""
+
+    def answer(request: Request, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+        request.app.state.metrics.rejected.labels(body["code"]).inc()
+        return JSONResponse(body, body["status"], headers, media_type=MEDIA_TYPE)
+
+    async def on_app_error(request: Request, error: Exception) -> Response:
+        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
+        return answer(request, problem_of(error), headers)
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        details = error.errors() if isinstance(error, RequestValidationError) else []
+        problems = [{"field": ".".join(str(part) for part in e["loc"][1:]), "problem": e["msg"]} for e in details]
+        detail = "; ".join(f"{p['field'] or 'body'}: {p['problem']}" for p in problems)
+        return answer(request, problem(422, InvalidInput.code, detail, errors=problems))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        status, detail, headers = 500, INTERNAL, None
+        if isinstance(error, HTTPException):
+            status, detail, headers = error.status_code, str(error.detail), dict(error.headers or {})
+        if status == 413:
+            detail = "the body is larger than this call takes: send less at once."
+        return answer(request, problem(status, _HTTP_CODES.get(status, "http_error"), detail), headers)
+
+    app.add_exception_handler(AppError, on_app_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)

@@ -1,0 +1,146 @@
+"""POST /match/batch and POST /catalog/batch: many at once, answered line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from app.api.errors import problem_of
+from app.api.routes.common import NDJSON, PROBLEMS, batch_body, line, service_of
+from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
+from app.api.service import Service
+from app.api.uploads import BatchItem, read_batch
+from app.core.product import Embedding, Prepared, check_catalog, check_filter
+from app.errors import InvalidInput
+from app.listings import BadRow, Listing
+from app.matcher import DEFAULT_LIMIT, MatchOptions, PreparedProduct
+
+router = APIRouter(tags=["batches"], responses=PROBLEMS)
+
+
+@router.post(
+    "/match/batch",
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {}}, "description": "One line per item, in order: an answer, or an error."}},
+    openapi_extra=batch_body(MatchBatchIn, "Queries: columns `title`, `image` (a name in the zip), optionally `id`."),
+)
+async def match_batch(request: Request) -> StreamingResponse:
+    """Matches many queries. Send JSON items, or a CSV/JSONL manifest with a zip of photos.
+
+    Lines arrive while later items are still being worked on. A bad item costs that item an `error` line, nothing else.
+    """
+    service = service_of(request)
+    settings = service.settings
+    batch = await read_batch(request, MatchBatchIn, settings.max_batch_items, settings.max_image_bytes)
+    fields = batch.options
+    limit = DEFAULT_LIMIT if fields["limit"] is None else fields["limit"]
+    options = MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"])
+    service.matcher.catalog.size(options.catalog)
+    request.state.log["items"] = len(batch.items)
+    return StreamingResponse(_match_lines(service, batch.items, options), media_type=NDJSON)
+
+
+async def _match_lines(service: Service, items: list[BatchItem], options: MatchOptions) -> AsyncIterator[bytes]:
+    async def answer(item: BatchItem) -> bytes:
+        try:
+            return line(item, await service.patiently(lambda: _match_one(service, item, options)))
+        except Exception as error:
+            return line(item, {"error": problem_of(error)})
+
+    async for one in service.in_order(items, answer, window=2 * service.settings.max_batch_size):
+        yield one
+
+
+async def _match_one(service: Service, item: BatchItem, options: MatchOptions) -> dict[str, Any]:
+    started = time.perf_counter()
+    prepared = await service.decode(lambda: _read_query(service, item))
+    answer, _ = await service.match(prepared, options)
+    took_ms = (time.perf_counter() - started) * 1000
+    return AnswerOut.of(answer, options.catalog, service.matcher.model, took_ms).model_dump(mode="json")
+
+
+def _read_query(service: Service, item: BatchItem) -> Prepared:
+    listing = _load(item)
+    if len(listing.images) > 1:
+        raise InvalidInput(f"a query takes one photo, this one has {len(listing.images)}: send one.")
+    return service.matcher.read_query(listing.images[0] if listing.images else None, listing.title)
+
+
+@router.post(
+    "/catalog/batch",
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {}}, "description": "One line per item, in order: its status, or an error."}},
+    openapi_extra=batch_body(
+        CatalogBatchIn,
+        "Products: columns `id`, `title`, `image` (names in the zip, several joined by `|`); others become attributes.",
+    ),
+)
+async def put_batch(request: Request) -> StreamingResponse:
+    """Indexes or replaces many products. Send JSON items, or a CSV/JSONL manifest with a zip of photos.
+
+    A line with `status` means that this product is on disk. A bad item costs that item an `error` line, nothing else.
+    """
+    service = service_of(request)
+    settings = service.settings
+    batch = await read_batch(request, CatalogBatchIn, settings.max_batch_items, settings.max_image_bytes)
+    catalog = check_catalog(batch.options["catalog"])
+    request.state.log["items"] = len(batch.items)
+    return StreamingResponse(_store_lines(service, batch.items, catalog), media_type=NDJSON)
+
+
+async def _store_lines(service: Service, items: list[BatchItem], catalog: str) -> AsyncIterator[bytes]:
+    size = service.settings.max_batch_size
+    chunks = [items[:1]] + [items[start : start + size] for start in range(1, len(items), size)]
+
+    async def store(chunk: Sequence[BatchItem]) -> list[bytes]:
+        return await _store_chunk(service, chunk, catalog)
+
+    async for lines in service.in_order(chunks, store, window=2):
+        for one in lines:
+            yield one
+
+
+async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: str) -> list[bytes]:
+    """Embeds a chunk together and commits it together; items that fail are left out of the commit."""
+    read = await asyncio.gather(
+        *(service.patiently(lambda item=item: _embed(service, item)) for item in chunk),  # type: ignore[misc]
+        return_exceptions=True,
+    )
+    good = [pair for pair in read if not isinstance(pair, BaseException)]
+    try:
+        stored = iter(await service.store(catalog, [p for p, _ in good], [e for _, e in good]))
+    except Exception as error:
+        return [line(item, {"error": problem_of(error)}) for item in chunk]
+    outcomes: list[dict[str, Any]] = []
+    for one in read:
+        if isinstance(one, Exception):
+            outcomes.append({"error": problem_of(one)})
+        elif isinstance(one, BaseException):
+            raise one
+        else:
+            outcomes.append({"status": "created" if next(stored).created else "replaced"})
+    return [line(item, outcome) for item, outcome in zip(chunk, outcomes, strict=True)]
+
+
+async def _embed(service: Service, item: BatchItem) -> tuple[PreparedProduct, Embedding]:
+    product = await service.decode(lambda: _read_product(service, item))
+    return product, (await service.embed(product.prepared))[0]
+
+
+def _read_product(service: Service, item: BatchItem) -> PreparedProduct:
+    listing = _load(item)
+    if item.id is None:
+        raise InvalidInput("the product has no id: give every item its own.")
+    return service.matcher.read_product(item.id, listing.title, listing.images, listing.attributes)
+
+
+def _load(item: BatchItem) -> Listing:
+    listing = item.load()
+    if isinstance(listing, BadRow):
+        raise listing.error
+    return listing

@@ -1,0 +1,101 @@
+"""POST, GET and DELETE /catalog: the products that are matched against."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
+
+from app.api.routes.common import PROBLEMS, service_of
+from app.api.schemas import AnswerOut, PageOut, ProductOut
+from app.api.uploads import FormFields, read_json_object, read_upload
+from app.core.product import DEFAULT_CATALOG, check_attributes, check_catalog, check_filter
+from app.errors import InvalidFilter
+from app.matcher import DEFAULT_LIMIT, MatchOptions
+
+router = APIRouter(tags=["catalog"], responses=PROBLEMS)
+
+CatalogName = Annotated[str, Query(description="Which catalog.")]
+ProductId = Annotated[str, Path(description="The product's id.")]
+
+_fields = FormFields("id", "title", "attributes", "catalog", many=("image",))
+
+
+@router.post("/catalog", dependencies=[Depends(_fields)], responses={201: {"model": ProductOut}})
+async def put_product(
+    request: Request,
+    response: Response,
+    id: Annotated[str, Form(description="The product's id; an existing product is replaced whole.")],  # noqa: A002
+    title: Annotated[str | None, Form()] = None,
+    image: Annotated[list[UploadFile] | None, File(description="Photos, up to 20; repeat the field.")] = None,
+    attributes: Annotated[str | None, Form(description='Flat JSON object, e.g. {"brand": "Acme", "price": 9.5}.')] = None,
+    catalog: Annotated[str, Form(description="Created if it does not exist.")] = DEFAULT_CATALOG,
+) -> ProductOut:
+    """Indexes or replaces one product. Answers after it is on disk and can be found: 201 if the id was new, else 200."""
+    service = service_of(request)
+    check_catalog(catalog)
+    kept = check_attributes(read_json_object(attributes, "attributes"))
+    photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
+    product = await service.decode(lambda: service.matcher.read_product(id, title, photos, kept))
+    embedding, timing = await service.embed(product.prepared)
+    request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
+    stored = (await service.store(catalog, [product], [embedding]))[0]
+    response.status_code = 201 if stored.created else 200
+    return ProductOut.of(stored.product, catalog)
+
+
+@router.get("/catalog")
+def list_products(
+    request: Request,
+    catalog: CatalogName = DEFAULT_CATALOG,
+    cursor: Annotated[str | None, Query(description="From the page before.", pattern="^[0-9]{1,18}$")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> PageOut:
+    """Lists products in the order they were first indexed."""
+    store = service_of(request).matcher.catalog
+    page = store.page(catalog, int(cursor or 0), limit)
+    following = None if page.cursor is None else str(page.cursor)
+    return PageOut(products=[ProductOut.of(p, catalog) for p in page.products], cursor=following, total=store.size(catalog))
+
+
+@router.get("/catalog/{product_id:path}/image", response_class=Response, responses={200: {"content": {"image/*": {}}}})
+def get_photo(
+    request: Request,
+    product_id: ProductId,
+    catalog: CatalogName = DEFAULT_CATALOG,
+    position: Annotated[int, Query(ge=0, description="Which photo, the first is 0.")] = 0,
+) -> Response:
+    """Returns a photo as it was uploaded."""
+    data, media_type = service_of(request).matcher.catalog.photo(catalog, product_id, position)
+    return Response(data, media_type=media_type, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
+
+
+@router.get("/catalog/{product_id:path}/matches")
+def get_matches(
+    request: Request,
+    product_id: ProductId,
+    catalog: CatalogName = DEFAULT_CATALOG,
+    threshold: Annotated[float | None, Query(ge=-1, le=1)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
+    filter: Annotated[str | None, Query(description="As in POST /match.")] = None,  # noqa: A002
+) -> AnswerOut:
+    """Returns the matches of a product that is in the catalog already, itself left out."""
+    started = time.perf_counter()
+    matcher = service_of(request).matcher
+    where = check_filter(read_json_object(filter, "filter", InvalidFilter))
+    answer = matcher.matches_of(product_id, MatchOptions(threshold, limit, where, catalog))
+    return AnswerOut.of(answer, catalog, matcher.model, (time.perf_counter() - started) * 1000)
+
+
+@router.get("/catalog/{product_id:path}")
+def get_product(request: Request, product_id: ProductId, catalog: CatalogName = DEFAULT_CATALOG) -> ProductOut:
+    """Returns one product."""
+    return ProductOut.of(service_of(request).matcher.catalog.get(catalog, product_id), catalog)
+
+
+@router.delete("/catalog/{product_id:path}", status_code=204)
+async def delete_product(request: Request, product_id: ProductId, catalog: CatalogName = DEFAULT_CATALOG) -> None:
+    """Removes a product, its photos and its vectors; it is gone from every later answer."""
+    service = service_of(request)
+    await service.write(lambda: service.matcher.catalog.delete(catalog, product_id))

@@ -1,0 +1,58 @@
+"""What several calls share: the service, problem answers in the OpenAPI, NDJSON lines, batch bodies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from app.api.errors import MEDIA_TYPE
+from app.api.schemas import BatchItemIn, ProblemOut
+from app.api.service import Service
+from app.api.uploads import BatchItem
+
+NDJSON = "application/x-ndjson"
+
+_DESCRIPTIONS = {
+    404: "No such catalog, product or photo.",
+    413: "More bytes, pixels or items than the limits allow.",
+    415: "A content type that this call does not take.",
+    422: "Input that cannot be used; `detail` says what to send instead.",
+    429: "Too much is waiting already; try again after `Retry-After` seconds.",
+    503: "Starting, stopping, or not able to answer.",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemOut, "description": text, "content": {MEDIA_TYPE: {}}} for status, text in _DESCRIPTIONS.items()
+}
+
+
+def service_of(request: Request) -> Service:
+    """Returns the app's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def line(item: BatchItem, outcome: dict[str, Any]) -> bytes:
+    """Returns one NDJSON line: the item's position and id, and what became of it."""
+    return json.dumps({"index": item.index, "id": item.id} | outcome, ensure_ascii=False).encode() + b"\n"
+
+
+def batch_body(schema: type[BaseModel], manifest: str) -> dict[str, Any]:
+    """Returns the OpenAPI of a batch body, which is read by hand because it streams and comes in two forms."""
+    fields = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    example = fields.pop("example", None)
+    fields["properties"]["items"]["items"] = BatchItemIn.model_json_schema()
+    others = {name: field for name, field in fields["properties"].items() if name != "items"}
+    form = {
+        "type": "object",
+        "required": ["manifest"],
+        "properties": {
+            "manifest": {"type": "string", "format": "binary", "description": manifest + " CSV or JSON lines, UTF-8."},
+            "photos": {"type": "string", "format": "binary", "description": "A zip with the photos."},
+            **others,
+        },
+    }
+    content = {"application/json": {"schema": fields, "example": example}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,42 @@
+"""POST /match: which products are the same as this?"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+
+from app.api.routes.common import PROBLEMS, service_of
+from app.api.schemas import AnswerOut
+from app.api.uploads import FormFields, read_json_object, read_upload
+from app.core.product import DEFAULT_CATALOG, check_filter
+from app.errors import InvalidFilter
+from app.matcher import DEFAULT_LIMIT, MatchOptions
+
+router = APIRouter(tags=["match"], responses=PROBLEMS)
+
+_fields = FormFields("image", "title", "threshold", "limit", "filter", "catalog")
+
+
+@router.post("/match", dependencies=[Depends(_fields)])
+async def match(
+    request: Request,
+    image: Annotated[UploadFile | None, File(description="A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.")] = None,
+    title: Annotated[str | None, Form(description="A title, in any language.")] = None,
+    threshold: Annotated[float | None, Form(ge=-1, le=1, description="Smallest score; default: the model's own.")] = None,
+    limit: Annotated[int, Form(ge=1, le=1000, description="Matches to return.")] = DEFAULT_LIMIT,
+    filter: Annotated[str | None, Form(description='Attributes, e.g. {"brand": ["Acme", "Apex"]}: any of.')] = None,  # noqa: A002
+    catalog: Annotated[str, Form(description="Which catalog to search.")] = DEFAULT_CATALOG,
+) -> AnswerOut:
+    """Returns every product whose score reaches the threshold, best first. Send a photo, a title, or both."""
+    started = time.perf_counter()
+    service = service_of(request)
+    where = check_filter(read_json_object(filter, "filter", InvalidFilter))
+    options = MatchOptions(threshold, limit, where, catalog)
+    service.matcher.catalog.size(catalog)  # an unknown catalog is refused before anything costs time
+    data = None if image is None else await read_upload(image, service.settings.max_image_bytes)
+    prepared = await service.decode(lambda: service.matcher.read_query(data, title))
+    answer, timing = await service.match(prepared, options)
+    request.state.log |= timing | {"matches": answer.total}
+    return AnswerOut.of(answer, catalog, service.matcher.model, (time.perf_counter() - started) * 1000)

@@ -1,0 +1,48 @@
+"""The model in use, health and metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.api.routes.common import PROBLEMS, service_of
+from app.api.schemas import ModelOut
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/model")
+def get_model(request: Request) -> ModelOut:
+    """Returns the bundle in use."""
+    matcher = service_of(request).matcher
+    name, _, fingerprint = matcher.model.rpartition("@")
+    return ModelOut(
+        name=name,
+        fingerprint=fingerprint,
+        thresholds={modality: list(points) for modality, points in matcher.thresholds.points.items()},
+        image_dim=matcher.encoder.image_dim,
+        title_dim=matcher.encoder.title_dim,
+        catalogs={info.name: info.products for info in matcher.catalog.catalogs()},
+        details=request.app.state.model_details,
+    )
+
+
+@router.get("/healthz")
+async def alive() -> dict[str, str]:
+    """Answers as long as the process does. For liveness; see `/readyz` for readiness."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses={503: PROBLEMS[503]})
+async def ready(request: Request) -> dict[str, str]:
+    """Embeds and searches for real (cached for a few seconds); 503 with the reason if that fails."""
+    await service_of(request).check_ready()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Returns metrics in the text format of Prometheus."""
+    service = service_of(request)
+    service.refresh_gauges()
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,192 @@
+"""The JSON of the API, with examples that run."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.core.product import DEFAULT_CATALOG, Answer, Match, Product, Scalar
+from app.errors import InvalidImage, InvalidInput
+
+Score = Annotated[float, Field(ge=-1, le=1, description="Cosine, bigger is more alike.")]
+
+
+class ProductOut(BaseModel):
+    """A product as it is stored."""
+
+    id: str
+    catalog: str
+    title: str | None
+    attributes: dict[str, Scalar]
+    image_urls: list[str]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, product: Product, catalog: str) -> ProductOut:
+        """From the core's product."""
+        urls = [image_url(product.id, catalog, position) for position in range(len(product.photos))]
+        return cls(
+            id=product.id, catalog=catalog, title=product.title, attributes=dict(product.attributes),
+            image_urls=urls, created_at=product.created_at, updated_at=product.updated_at,
+        )  # fmt: skip
+
+
+class PageOut(BaseModel):
+    """Some products; pass `cursor` to get the next ones, until it is null."""
+
+    products: list[ProductOut]
+    cursor: str | None
+    total: Annotated[int, Field(description="Products in the catalog.")]
+
+
+class MatchOut(BaseModel):
+    """A product at or above the threshold."""
+
+    id: str
+    score: Score
+    image_score: Score | None = Field(description="Cosine of the photos; null where a side has none.")
+    title_score: Score | None = Field(description="Cosine of the titles; null where a side has none.")
+    title: str | None
+    attributes: dict[str, Scalar]
+    image_url: str | None
+
+    @classmethod
+    def of(cls, match: Match, catalog: str) -> MatchOut:
+        """From the core's match."""
+        product = match.product
+        return cls(
+            id=product.id, score=match.score, image_score=match.image_score, title_score=match.title_score,
+            title=product.title, attributes=dict(product.attributes),
+            image_url=image_url(product.id, catalog) if product.photos else None,
+        )  # fmt: skip
+
+
+class AnswerOut(BaseModel):
+    """The matches of one query, best first, and how complete they are."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "matches": [
+                    {
+                        "id": "grocery-004", "score": 0.91, "image_score": 0.88, "title_score": 0.94, "title": "Carrots",
+                        "attributes": {"category": "Vegetables"}, "image_url": "/catalog/grocery-004/image",
+                    }
+                ],
+                "total": 1, "truncated": False, "exact": True, "threshold": 0.6, "gallery": 88, "catalog": "default",
+                "model": "default@0123456789abcdef", "took_ms": 41.5,
+            }
+        }
+    )  # fmt: skip
+
+    matches: list[MatchOut]
+    total: Annotated[int, Field(description="Products at or above the threshold, shown or not.")]
+    truncated: Annotated[bool, Field(description="True if more products match than are shown.")]
+    exact: Annotated[bool, Field(description="False if an approximate index may have missed some.")]
+    threshold: Annotated[float, Field(description="The threshold that applied, inclusive.")]
+    gallery: Annotated[int, Field(description="Products in the catalog.")]
+    catalog: str
+    model: str
+    took_ms: float
+
+    @classmethod
+    def of(cls, answer: Answer, catalog: str, model: str, took_ms: float) -> AnswerOut:
+        """From the core's answer."""
+        return cls(
+            matches=[MatchOut.of(match, catalog) for match in answer.matches], total=answer.total,
+            truncated=answer.truncated, exact=answer.exact, threshold=answer.threshold, gallery=answer.gallery,
+            catalog=catalog, model=model, took_ms=round(took_ms, 1),
+        )  # fmt: skip
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457 problem details. Switch on `code`; show `detail`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+
+
+class BatchItemIn(BaseModel):
+    """One item of a JSON batch: a query, or a product. Photos are base64."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str | None = None
+    title: str | None = None
+    image: str | None = None
+    images: list[str] = []
+    attributes: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, item: object) -> BatchItemIn:
+        """Validates one item. Raises InvalidInput that says which field is wrong."""
+        try:
+            return cls.model_validate(item)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "item"
+            raise InvalidInput(f"{where}: {first['msg']}") from None
+
+    def photos(self) -> list[bytes]:
+        """Decodes the photos. Raises InvalidImage if one is not base64."""
+        encoded = ([] if self.image is None else [self.image]) + self.images
+        try:
+            return [base64.b64decode(photo, validate=True) for photo in encoded]
+        except (binascii.Error, ValueError):
+            raise InvalidImage("image is not base64: encode the photo's bytes, without a data: prefix.") from None
+
+
+class MatchBatchIn(BaseModel):
+    """A JSON batch of queries."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"items": [{"id": "a", "title": "Carrots"}, {"title": "Asparagus"}], "limit": 5}},
+    )
+
+    items: list[Any]
+    threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
+    limit: int | None = None
+    filter: dict[str, Any] = {}
+    catalog: str = DEFAULT_CATALOG
+
+
+class CatalogBatchIn(BaseModel):
+    """A JSON batch of products."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"items": [{"id": "p1", "title": "Carrots", "attributes": {"brand": "Acme"}}]}},
+    )
+
+    items: list[Any]
+    catalog: str = DEFAULT_CATALOG
+
+
+class ModelOut(BaseModel):
+    """The bundle in use."""
+
+    name: str
+    fingerprint: str
+    thresholds: dict[str, list[tuple[int, float]]]
+    image_dim: int
+    title_dim: int
+    catalogs: dict[str, int] = Field(description="Products per catalog.")
+    details: dict[str, Any] = Field(description="Encoders, training, data and metrics, from the bundle's manifest.")
+
+
+def image_url(product_id: str, catalog: str, position: int = 0) -> str:
+    """Returns the path of a product's photo."""
+    query = [f"position={position}"] if position else []
+    query += [f"catalog={quote(catalog)}"] if catalog != DEFAULT_CATALOG else []
+    return f"/catalog/{quote(product_id)}/image" + ("?" + "&".join(query) if query else "")

@@ -1,0 +1,181 @@
+"""Between requests and the matcher: decoding in threads, embedding and searching in micro-batches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from app.api.batching import MicroBatcher, Timing
+from app.catalog.base import Stored
+from app.core.product import Answer, Embedding, Prepared, Query
+from app.errors import AppError, NotReady, Overloaded
+from app.matcher import Matcher, MatchOptions, PreparedProduct
+from app.settings import Settings
+from app.telemetry import Metrics
+
+PROBE_TIMEOUT_S = 10.0
+RETRY_S = 0.05
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+class Service:
+    """What the routes call. One instance per app, used on its event loop."""
+
+    def __init__(self, matcher: Matcher, settings: Settings, metrics: Metrics) -> None:
+        self.matcher, self.settings, self.metrics = matcher, settings, metrics
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._decoding = 0
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
+        self._embedder = MicroBatcher[Prepared, Embedding](
+            "encode", matcher.embed, observe=lambda t: self._observe("encode", t), wait_ms=settings.batch_wait_ms, **limits
+        )
+        self._searcher = MicroBatcher[tuple[str, Query], Answer](
+            "search", self._search, observe=lambda t: self._observe("search", t), **limits
+        )
+        self._batch_items = asyncio.Semaphore(max(1, settings.max_queue // 2))  # single requests keep the other half
+        self._ready: tuple[float, AppError | None] = (0.0, NotReady("the service is starting: try again in a moment."))
+        self._probing = asyncio.Lock()
+
+    def start(self) -> None:
+        """Starts the workers on the running event loop."""
+        self._embedder.start()
+        self._searcher.start()
+
+    async def stop(self) -> None:
+        """Finishes what has been accepted, then stops the workers and closes the catalog."""
+        await self._embedder.stop()
+        await self._searcher.stop()
+        self._decoders.shutdown()
+        self._writer.shutdown()
+        await asyncio.to_thread(self.matcher.close)
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    async def decode(self, read: Callable[[], Result]) -> Result:
+        """Runs a reading step in the decode threads. Raises Overloaded if too many wait, and what `read` raises."""
+        if self._decoding >= self.settings.max_queue:
+            raise Overloaded(f"{self._decoding} photos wait to be decoded: try again in a moment.")
+        self._decoding += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+        finally:
+            self._decoding -= 1
+
+    async def embed(self, prepared: Prepared) -> tuple[Embedding, Timing]:
+        """Embeds one item, together with those of other callers."""
+        return await self._embedder.submit(prepared, max(1, len(prepared.photos)))
+
+    async def match(self, prepared: Prepared, options: MatchOptions) -> tuple[Answer, dict[str, float]]:
+        """Embeds one query and searches for it; also returns where the time went."""
+        embedding, encoding = await self.embed(prepared)
+        query = self.matcher.query(embedding, options)
+        answer, searching = await self._searcher.submit((options.catalog, query))
+        return answer, {
+            "queue_ms": round(encoding.queue_ms + searching.queue_ms, 1),
+            "encode_ms": round(encoding.work_ms, 1),
+            "search_ms": round(searching.work_ms, 1),
+            "batch_size": encoding.batch_size,
+        }
+
+    async def store(
+        self, catalog: str, products: Sequence[PreparedProduct], embeddings: Sequence[Embedding]
+    ) -> list[Stored]:
+        """Commits products; returns after the commit, and finishes it even if the caller goes away."""
+        drafts = [product.draft(embedding) for product, embedding in zip(products, embeddings, strict=True)]
+        return await self.write(lambda: self.matcher.catalog.put(catalog, drafts))
+
+    async def write(self, change: Callable[[], Result]) -> Result:
+        """Runs a change of the catalog in the writer thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, change)
+
+    def _search(self, items: Sequence[tuple[str, Query]]) -> list[Answer]:
+        by_catalog: dict[str, list[int]] = defaultdict(list)
+        for n, (catalog, _) in enumerate(items):
+            by_catalog[catalog].append(n)
+        answers: dict[int, Answer] = {}
+        for catalog, members in by_catalog.items():
+            found = self.matcher.search(catalog, [items[n][1] for n in members])
+            answers.update(zip(members, found, strict=True))
+        return [answers[n] for n in range(len(items))]
+
+    def _observe(self, stage: str, timing: Timing) -> None:
+        self.metrics.stage.labels("queue").observe(timing.queue_ms / 1000)
+        self.metrics.stage.labels(stage).observe(timing.work_ms / 1000)
+        self.metrics.batch.labels(stage).observe(timing.batch_size)
+
+    def refresh_gauges(self) -> None:
+        """Brings the gauges up to date, just before they are read."""
+        self.metrics.queue.labels("encode").set(self._embedder.depth)
+        self.metrics.queue.labels("search").set(self._searcher.depth)
+        self.metrics.queue.labels("decode").set(self._decoding)
+        self.metrics.model.labels(self.matcher.model).set(1)
+        for info in self.matcher.catalog.catalogs():
+            self.metrics.products.labels(info.name).set(info.products)
+
+    # -- batches -----------------------------------------------------------------------------------------------
+
+    async def patiently(self, step: Callable[[], Awaitable[Result]]) -> Result:
+        """Runs a step of a batch item, which waits for a place in the queues instead of being refused."""
+        async with self._batch_items:
+            while True:
+                try:
+                    return await step()
+                except Overloaded:
+                    await asyncio.sleep(RETRY_S)
+
+    async def in_order(
+        self, items: Sequence[Item], handle: Callable[[Item], Awaitable[Result]], window: int
+    ) -> AsyncIterator[Result]:
+        """Yields `handle(item)` of every item in order, with at most `window` under way.
+
+        The first item goes alone, so that its caller sees an answer before the rest is done.
+        """
+        tasks: list[asyncio.Task[Result]] = []
+        try:
+            if items:
+                yield await handle(items[0])
+            for item in items[1:]:
+                tasks.append(asyncio.ensure_future(handle(item)))
+                if len(tasks) >= window:
+                    yield await tasks.pop(0)
+            while tasks:
+                yield await tasks.pop(0)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    # -- readiness ---------------------------------------------------------------------------------------------
+
+    async def check_ready(self) -> None:
+        """Embeds and searches for real, through the same workers as every request; cached for a few seconds.
+
+        Raises:
+            AppError: the reason why the service cannot answer.
+        """
+        async with self._probing:
+            checked, failure = self._ready
+            if failure is not None or time.monotonic() - checked > self.settings.ready_cache_s:
+                failure = await self._probe()
+                self._ready = time.monotonic(), failure
+        if failure is not None:
+            raise failure
+
+    async def _probe(self) -> AppError | None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                prepared = await self.decode(self.matcher.probe)
+                await self.match(prepared, MatchOptions(limit=1))
+        except TimeoutError:
+            return NotReady(f"a probe was not answered within {PROBE_TIMEOUT_S:.0f} s: look at the log and the queues.")
+        except Overloaded:
+            return None  # busy, and answering
+        except AppError as error:
+            return NotReady(f"a probe failed: {error}")
+        return None

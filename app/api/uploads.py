@@ -1,0 +1,225 @@
+"""What comes in: forms checked for typing errors, and batches as JSON or as a manifest with a zip of photos."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request, UploadFile
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData
+from starlette.datastructures import UploadFile as StarletteUpload
+
+from app.api.schemas import BatchItemIn
+from app.core.product import check_attributes
+from app.errors import (
+    DuplicateIds,
+    InvalidFilter,
+    InvalidInput,
+    InvalidListings,
+    InvalidTitle,
+    PayloadTooLarge,
+    UnsupportedMedia,
+)
+from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_row
+
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+Load = Callable[[], Listing | BadRow]
+
+
+def content_type(request: Request) -> str:
+    """Returns the media type of a request's body, in lower case and without parameters."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+class FormFields:
+    """A dependency: refuses bodies that are no form, unknown or repeated fields, and titles sent empty."""
+
+    def __init__(self, *single: str, many: Sequence[str] = ()) -> None:
+        self._single, self._many = single, many
+
+    async def __call__(self, request: Request) -> None:
+        """Raises UnsupportedMedia, InvalidInput or InvalidTitle."""
+        if content_type(request) not in FORM_TYPES:
+            raise UnsupportedMedia("send the fields as multipart/form-data (curl: -F title=... -F image=@photo.jpg).")
+        form = await request.form()
+        known = (*self._single, *self._many)
+        for field in form:
+            if field not in known:
+                raise InvalidInput(f"unknown field '{field[:40]}': this call takes {', '.join(known)}.")
+            if field in self._single and len(form.getlist(field)) > 1:
+                raise InvalidInput(f"field '{field}' is given more than once.")
+        if form.get("title") == "":
+            raise InvalidTitle("the title is empty: leave the field out, or send some text.")
+
+
+def read_json_object(text: str | None, field: str, error: type[InvalidInput] = InvalidInput) -> dict[str, Any]:
+    """Returns a JSON object from a form field, {} if the field is absent. Raises `error`."""
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise error(f'{field} must be a JSON object such as {{"brand": "Acme"}}.')
+    return value
+
+
+async def read_upload(upload: UploadFile, limit: int) -> bytes:
+    """Returns the bytes of an uploaded photo. Raises PayloadTooLarge."""
+    if upload.size is not None and upload.size > limit:
+        raise PayloadTooLarge(f"the photo has {upload.size:,} bytes, at most {limit:,} are taken: scale it down.")
+    return await upload.read()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """An item of a batch: its position, its id if it has one, and how to load it (decodes, so not on the loop)."""
+
+    index: int
+    id: str | None
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The items of a batch call, in order, and its other fields as they were sent."""
+
+    items: list[BatchItem]
+    options: dict[str, Any]
+
+
+async def read_batch(request: Request, schema: type[BaseModel], max_items: int, max_image_bytes: int) -> Batch:
+    """Reads a batch as JSON, or as a form with `manifest` (CSV or JSON lines) and `photos` (zip).
+
+    Raises:
+        UnsupportedMedia: neither of the two.
+        InvalidInput: it cannot be read as a whole; DuplicateIds if an id occurs twice.
+        PayloadTooLarge: more than `max_items` items.
+    """
+    kind = content_type(request)
+    if kind == "application/json":
+        batch = await asyncio.to_thread(_json_batch, await request.body(), schema)
+    elif kind == "multipart/form-data":
+        form = await request.form(max_files=2, max_fields=16)
+        batch = await asyncio.to_thread(_form_batch, form, schema, max_image_bytes)
+    else:
+        raise UnsupportedMedia("send application/json with items, or multipart/form-data with manifest and photos.")
+    if len(batch.items) > max_items:
+        raise PayloadTooLarge(f"the batch has {len(batch.items):,} items, at most {max_items:,} are taken: split it.")
+    if not batch.items:
+        raise InvalidInput("the batch has no items: send at least one.")
+    _refuse_duplicates(item.id for item in batch.items)
+    return batch
+
+
+def _refuse_duplicates(ids: Iterable[str | None]) -> None:
+    seen: set[str] = set()
+    twice: list[str] = []
+    for one in ids:
+        if one is not None and one in seen:
+            twice.append(one)
+        seen.add(one or "")
+    if twice:
+        shown = ", ".join(f"'{one[:60]}'" for one in sorted(set(twice))[:5])
+        raise DuplicateIds(f"{len(twice)} items repeat an id ({shown}): nothing was done. Send each id once.")
+
+
+def _json_batch(body: bytes, schema: type[BaseModel]) -> Batch:
+    try:
+        fields = schema.model_validate_json(body).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidInput(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+    items = [_json_item(index, item) for index, item in enumerate(fields.pop("items"))]
+    return Batch(items, fields)
+
+
+def _json_item(index: int, item: Any) -> BatchItem:
+    named = item.get("id") if isinstance(item, dict) else None
+    item_id = named if isinstance(named, str) else None
+
+    def load() -> Listing | BadRow:
+        try:
+            read = BatchItemIn.read(item)
+            photos = tuple(read.photos())
+            return Listing(index + 1, read.id or str(index + 1), read.title, photos, check_attributes(read.attributes))
+        except InvalidInput as error:
+            return BadRow(index + 1, item_id, error)
+
+    return BatchItem(index, item_id, load)
+
+
+def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -> Batch:
+    fields = dict(form)
+    manifest, photos = fields.pop("manifest", None), fields.pop("photos", None)
+    if not isinstance(manifest, StarletteUpload):
+        raise InvalidInput("send the manifest as a file: -F manifest=@products.csv (CSV or JSON lines).")
+    if photos is not None and not isinstance(photos, StarletteUpload):
+        raise InvalidInput("send the photos as a zip file: -F photos=@photos.zip.")
+    if "filter" in fields:
+        fields["filter"] = read_json_object(str(fields["filter"]), "filter", InvalidFilter)
+    try:
+        options = schema.model_validate({"items": [], **fields}).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    options.pop("items")
+    open_photo = _photo_opener(photos, max_image_bytes)
+    return Batch(_manifest_items(manifest, open_photo), options)
+
+
+def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes]) -> list[BatchItem]:
+    name = manifest.filename or "manifest"
+    text = io.TextIOWrapper(manifest.file, "utf-8-sig", newline="")
+    rows = list(csv_rows(text, name) if name.lower().endswith(".csv") else jsonl_rows(text, name))
+    first = next((row for row in rows if not isinstance(row, InvalidListings)), None)
+    if first is None:
+        raise rows[0] if rows and isinstance(rows[0], InvalidListings) else InvalidInput(f"{name} has no rows.")
+    columns = Columns().resolve(first, name)
+    return [_manifest_item(index, row, columns, open_photo) for index, row in enumerate(rows)]
+
+
+def _manifest_item(index: int, row: Any, columns: Columns, open_photo: Callable[[str], bytes]) -> BatchItem:
+    if isinstance(row, InvalidListings):
+        bad = BadRow(index + 1, None, row)
+        return BatchItem(index, None, lambda: bad)
+    named = row.get(columns.id) if columns.id else None
+    return BatchItem(
+        index, str(named) if named not in (None, "") else None, lambda: read_row(index + 1, row, columns, open_photo)
+    )
+
+
+def _photo_opener(photos: StarletteUpload | None, max_image_bytes: int) -> Callable[[str], bytes]:
+    """Returns a reader of zip entries by name. Names are only ever looked up, never used as paths."""
+    if photos is None:
+
+        def refuse(name: str) -> bytes:
+            raise InvalidInput(f"the manifest names photo '{name[:80]}', but no zip was sent: add -F photos=@photos.zip.")
+
+        return refuse
+    try:
+        archive = zipfile.ZipFile(photos.file)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InvalidInput("photos is not a zip file, or is cut off: pack it again.") from error
+
+    def read(name: str) -> bytes:
+        try:
+            with archive.open(name) as entry:
+                data = entry.read(max_image_bytes + 1)
+        except KeyError:
+            raise InvalidInput(f"photo '{name[:80]}' is not in the zip: use the names inside the archive.") from None
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
+            raise InvalidInput(f"photo '{name[:80]}' cannot be unpacked: pack the zip again, without a password.") from error
+        if len(data) > max_image_bytes:
+            raise PayloadTooLarge(f"photo '{name[:80]}' has more than {max_image_bytes:,} bytes: scale it down.")
+        return data
+
+    return read

@@ -1,0 +1,38 @@
+"""The one place where real parts meet."""
+
+from __future__ import annotations
+
+from app.catalog.data_folder import DataFolder
+from app.catalog.local import LocalCatalog
+from app.encoders import runtime
+from app.encoders.multimodal import MultimodalEncoder
+from app.encoders.preprocess import InputLimits
+from app.matcher import Matcher
+from app.model_store import Bundle, load_bundle
+from app.settings import Settings
+
+
+def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
+    """Loads the towers of a bundle. Raises BundleError or NotReady."""
+    limits = InputLimits(
+        settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px, settings.max_title_chars
+    )
+    return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, runtime.choose(settings.device), limits)
+
+
+def build_matcher(settings: Settings) -> Matcher:
+    """Loads the bundle, opens the data folder, and joins them.
+
+    Raises:
+        BundleError: the bundle must not be served.
+        CatalogError: the data folder must not be served, or not with this bundle.
+        NotReady: the device that was asked for is not there.
+    """
+    bundle = load_bundle(settings.bundle)
+    data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
+    try:
+        catalog = LocalCatalog(data, bundle.manifest.encoder_fusion(), bundle.fingerprint)
+        return Matcher(build_encoder(settings, bundle), catalog, bundle.manifest.decision(), bundle.label)
+    except BaseException:
+        data.close()
+        raise

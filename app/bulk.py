@@ -1,0 +1,161 @@
+"""Whole files at once: index a table of listings, match one, embed everything again. Used by the command line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+from app.catalog.photo_store import PhotoStore
+from app.catalog.reembed import Reembedding, StaleProduct
+from app.core.product import Answer, Prepared, Product
+from app.encoders.multimodal import Encoder
+from app.errors import AppError, DuplicateIds, ProductNotFound
+from app.listings import BadRow, Listing
+from app.matcher import Matcher, MatchOptions, PreparedProduct, embed
+
+CHUNK = 64
+
+Row = TypeVar("Row")
+Tick = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class IndexSummary:
+    """What became of a table: products created, replaced, found unchanged, and the rows that were skipped."""
+
+    created: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedRow:
+    """One query of a table and its answer, or the reason why there is none."""
+
+    row: int
+    id: str | None
+    result: Answer | AppError
+
+
+def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str, tick: Tick) -> IndexSummary:
+    """Indexes a table, in chunks that are each committed whole.
+
+    A product that is stored already with the same title, photos and attributes is not embedded again, so an
+    interrupted run is resumed by running it again.
+
+    Args:
+        matcher: where to index.
+        rows: from `app.listings`.
+        catalog: its name; created if new.
+        tick: called with the number of rows that are done.
+    """
+    summary = IndexSummary()
+    seen: set[str] = set()
+    with ThreadPoolExecutor() as pool:
+        for chunk in _chunks(rows):
+            ready: list[PreparedProduct] = []
+            for row, outcome in zip(chunk, pool.map(lambda row: _read(matcher, row, catalog), chunk), strict=True):
+                if isinstance(outcome, BadRow):
+                    summary.bad.append(outcome)
+                elif row.id in seen:
+                    summary.bad.append(BadRow(row.row, row.id, DuplicateIds(f"id '{row.id}' stands in an earlier row.")))
+                else:
+                    seen.add(row.id or "")
+                    if outcome is None:
+                        summary.unchanged += 1
+                    else:
+                        ready.append(outcome)
+            for stored in matcher.add(catalog, ready):
+                summary.created += stored.created
+                summary.replaced += not stored.created
+            tick(len(chunk))
+    return summary
+
+
+def _read(matcher: Matcher, row: Listing | BadRow, catalog: str) -> PreparedProduct | BadRow | None:
+    """Returns the product ready for the towers, None if it is stored as it is, or why it cannot be used."""
+    if isinstance(row, BadRow):
+        return row
+    try:
+        if _is_stored(matcher, row, catalog):
+            return None
+        return matcher.read_product(row.id, row.title, row.images, row.attributes)
+    except AppError as error:
+        return BadRow(row.row, row.id, error)
+
+
+def _is_stored(matcher: Matcher, row: Listing, catalog: str) -> bool:
+    if catalog not in {info.name for info in matcher.catalog.catalogs()}:
+        return False
+    try:
+        stored: Product = matcher.catalog.get(catalog, row.id)
+    except ProductNotFound:
+        return False
+    title = None if row.title is None else matcher.encoder.read_title(row.title)
+    digests = [hashlib.sha256(image).hexdigest() for image in row.images]
+    same_photos = [photo.sha256 for photo in stored.photos] == digests
+    return same_photos and stored.title == title and dict(stored.attributes) == dict(row.attributes)
+
+
+def match_rows(
+    matcher: Matcher, rows: Iterable[Listing | BadRow], options: MatchOptions, tick: Tick
+) -> Iterator[MatchedRow]:
+    """Matches a table against a catalog; yields one result a row, in order. `tick` as in `index_rows`."""
+
+    def read(row: Listing | BadRow) -> Prepared | AppError:
+        if isinstance(row, BadRow):
+            return row.error
+        try:
+            return matcher.read_query(row.images[0] if row.images else None, row.title)
+        except AppError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for chunk in _chunks(rows):
+            read_rows = list(pool.map(read, chunk))
+            answers = iter(matcher.match([item for item in read_rows if isinstance(item, Prepared)], options))
+            for row, item in zip(chunk, read_rows, strict=True):
+                yield MatchedRow(row.row, row.id, item if isinstance(item, AppError) else next(answers))
+            tick(len(chunk))
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[Sequence[Row]]:
+    source = iter(rows)
+    while chunk := list(islice(source, CHUNK)):
+        yield chunk
+
+
+def reembed(encoder: Encoder, work: Reembedding, photos: PhotoStore, tick: Tick) -> list[tuple[StaleProduct, AppError]]:
+    """Embeds every stored product again for the encoder's bundle; an interrupted run goes on where it stopped.
+
+    Returns:
+        The products of which a photo or the title could not be used, with the reason. What was left of them is
+        embedded; with nothing left they stay stored, but match nothing until they are indexed again.
+    """
+    failed: list[tuple[StaleProduct, AppError]] = []
+    with ThreadPoolExecutor() as pool:
+        for batch in work.batches(CHUNK):
+            read = list(pool.map(lambda product: _reread(encoder, product, photos), batch))
+            failed += [(product, error) for product, (_, errors) in zip(batch, read, strict=True) for error in errors]
+            usable = [prepared for prepared, _ in read if prepared.photos or prepared.title is not None]
+            embedded = iter(embed(encoder, usable))
+            work.store(batch, [next(embedded) if p.photos or p.title is not None else None for p, _ in read])
+            tick(len(batch))
+    return failed
+
+
+def _reread(encoder: Encoder, product: StaleProduct, photos: PhotoStore) -> tuple[Prepared, list[AppError]]:
+    errors: list[AppError] = []
+    pixels = []
+    for digest in product.photos if encoder.image_dim else ():
+        try:
+            pixels.append(encoder.read_photo(photos.get(digest))[1])
+        except AppError as error:
+            errors.append(error)
+    title = product.title if encoder.title_dim else None
+    return Prepared(tuple(pixels), title), errors

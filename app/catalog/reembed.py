@@ -1,0 +1,76 @@
+"""Embedding a whole data folder again for a new bundle: from the kept photos and titles, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, delete, exists, func, select
+
+from app.catalog.data_folder import DataFolder
+from app.catalog.records import CatalogRow, ProductRow, VectorRow
+from app.catalog.writing import replace_vectors
+from app.core.fusion import Fusion
+from app.core.product import Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class StaleProduct:
+    """A product without vectors of the new bundle; `photos` are digests for `DataFolder.photos`."""
+
+    key: int
+    catalog_pk: int
+    catalog: str
+    id: str
+    title: str | None
+    photos: tuple[str, ...]
+
+
+class Reembedding:
+    """Replaces the vectors of every product that another bundle embedded. The service must be stopped."""
+
+    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str) -> None:
+        """`fusion` and `fingerprint` are the new bundle's."""
+        self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
+
+    def _stale(self) -> ColumnElement[bool]:
+        current = (VectorRow.product_pk == ProductRow.pk) & (VectorRow.fingerprint == self._fingerprint)
+        return ~exists().where(current)
+
+    def count(self) -> int:
+        """Returns how many products are left to embed."""
+        with self._data.records.session() as session:
+            return session.scalar(select(func.count()).select_from(ProductRow).where(self._stale())) or 0
+
+    def batches(self, size: int) -> Iterator[list[StaleProduct]]:
+        """Yields the products that are left, in the order they were first indexed."""
+        after = 0
+        while True:
+            wanted = (
+                select(ProductRow, CatalogRow.name)
+                .join(CatalogRow, CatalogRow.pk == ProductRow.catalog_pk)
+                .where(ProductRow.pk > after, self._stale())
+                .order_by(ProductRow.pk)
+                .limit(size)
+            )
+            with self._data.records.session() as session:
+                batch = [
+                    StaleProduct(p.pk, p.catalog_pk, catalog, p.id, p.title, tuple(photo.sha256 for photo in p.photos))
+                    for p, catalog in session.execute(wanted)
+                ]
+            if not batch:
+                return
+            after = batch[-1].key
+            yield batch
+
+    def store(self, products: Sequence[StaleProduct], embeddings: Sequence[Embedding | None]) -> None:
+        """Commits new vectors. None leaves a product without vectors: it stays stored and is never a match."""
+        with self._data.records.session() as session:
+            for product, embedding in zip(products, embeddings, strict=True):
+                if embedding is None:
+                    session.execute(delete(VectorRow).where(VectorRow.product_pk == product.key))
+                else:
+                    replace_vectors(session, product.catalog_pk, [product.key], [embedding], self._fusion, self._fingerprint)
+            for pk in {product.catalog_pk for product in products}:
+                session.get_one(CatalogRow, pk).generation += 1
+            session.commit()

@@ -1,0 +1,118 @@
+"""`python -m app bundle create | inspect | verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.commands.common import IdColumn, ImageColumn, Images, TitleColumn, columns, console, progress, results, size
+from app.core.spec import ImageSpec, TitleSpec
+
+app = typer.Typer(help="Make, look at and check model bundles.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle; its name is the bundle's name.")],
+    image_encoder: Annotated[str | None, typer.Option(help="timm name, timm folder, or NAME.safetensors.")] = None,
+    title_encoder: Annotated[str | None, typer.Option(help="Hugging Face name or local folder.")] = None,
+    weight: Annotated[float, typer.Option(help="w: share of the image cosine in the fused score, in (0, 1).")] = 0.5,
+    pooling: Annotated[Literal["avg", "gem"], typer.Option(help="How the image tower's maps are pooled.")] = "gem",
+    framing: Annotated[Literal["crop", "pad", "stretch"], typer.Option(help="How a photo becomes a square.")] = "crop",
+    image_size: Annotated[int | None, typer.Option(help="Input side in pixels; default: the backbone's own.")] = None,
+    prefix: Annotated[str, typer.Option(help='Put before every title; the E5 family wants "query: ".')] = "",
+    max_tokens: Annotated[int, typer.Option(help="Longer titles are cut.")] = 128,
+    vocabulary: Annotated[int | None, typer.Option(help="Keep only so many pieces of a Unigram vocabulary.")] = None,
+    fit_on: Annotated[Path | None, typer.Option(help="Listings that projections are fitted to.")] = None,
+    image_dim: Annotated[int | None, typer.Option(help="Project photos to so many principal components.")] = None,
+    title_dim: Annotated[int | None, typer.Option(help="Project titles to so many principal components.")] = None,
+    precision: Annotated[Literal["fp16", "fp32"], typer.Option(help="How weights are stored.")] = "fp16",
+    card: Annotated[Path | None, typer.Option(help="Model card (Markdown) to put into the bundle.")] = None,
+    images: Images = None,
+    id_column: IdColumn = None,
+    title_column: TitleColumn = None,
+    image_column: ImageColumn = None,
+) -> None:
+    """Make a bundle from pretrained towers. Fit its thresholds next, with `python -m app calibrate`."""
+    from app.bundling import Recipe
+    from app.bundling import create as create_bundle
+    from app.encoders.pretrained import ImageOptions, TitleOptions
+    from app.listings import count_rows, read_table
+
+    if (fit_on is None) != (image_dim is None and title_dim is None):
+        raise typer.BadParameter("--fit-on goes with --image-dim, --title-dim or both.")
+    recipe = Recipe(
+        image_encoder, title_encoder, weight, ImageOptions(pooling=pooling, framing=framing, size=image_size),
+        TitleOptions(prefix, max_tokens, vocabulary), image_dim, title_dim, precision == "fp16",
+    )  # fmt: skip
+    text = card.read_text("utf-8") if card else None
+    if fit_on is None:
+        bundle = create_bundle(recipe, out, card=text)
+    else:
+        rows = read_table(fit_on, columns(id_column, title_column, image_column), images)
+        with progress("Fitting projections", count_rows(fit_on)) as tick:
+            bundle = create_bundle(recipe, out, rows, text, tick)
+    console.print(f"Written: {bundle.label}, {size(bundle.size_bytes)}, in {out}.")
+
+
+@app.command()
+def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Show what a bundle is made of, without reading its weights."""
+    from app.model_store import Bundle, read_manifest
+
+    bundle = Bundle(folder, read_manifest(folder))
+    manifest = bundle.manifest
+    table = Table(title=escape(bundle.label), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("made", f"{manifest.created_at:%Y-%m-%d %H:%M} UTC by {manifest.created_by}")
+    table.add_row("image tower", _image_line(manifest.image))
+    table.add_row("title tower", _title_line(manifest.title))
+    fusion = manifest.encoder_fusion()
+    table.add_row("fusion", f"{manifest.fusion.method}, w = {manifest.fusion.weight}, {fusion.dim} dimensions")
+    for modality, points in manifest.thresholds.items():
+        table.add_row(f"threshold, {modality}", ", ".join(f"{t:.3f} at {n:,}" for n, t in points))
+    for name, entry in manifest.files.items():
+        table.add_row(escape(name), f"{size(entry.size_bytes)}, sha256 {entry.sha256[:12]}...")
+    table.add_row("in all", size(bundle.size_bytes))
+    results.print(table)
+
+
+def _image_line(tower: ImageSpec | None) -> str:
+    if tower is None:
+        return "none"
+    how = tower.preprocessing
+    pooling = f"GeM {tower.gem_power:g}" if tower.pooling == "gem" else "average"
+    return f"{tower.architecture}, {how.size} px {how.framing}, {pooling} pooling, {tower.features} -> {tower.dim}"
+
+
+def _title_line(tower: TitleSpec | None) -> str:
+    if tower is None:
+        return "none"
+    return f"{tower.config}, prefix '{tower.prefix}', {tower.max_tokens} tokens, {tower.features} -> {tower.dim}"
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Check every file of a bundle, load its towers, and embed something with them."""
+    from app.bootstrap import build_encoder
+    from app.core.product import Prepared
+    from app.matcher import embed, probe
+    from app.model_store import load_bundle
+    from app.settings import Settings
+
+    bundle = load_bundle(folder)
+    results.print(f"[green]ok[/]  {len(bundle.manifest.files)} files have the bytes that the manifest names")
+    encoder = build_encoder(Settings(device="cpu"), bundle)
+    results.print("[green]ok[/]  the weights fit the towers")
+    prepared: Prepared = probe(encoder)
+    embedding = embed(encoder, [prepared])[0]
+    vectors = [*embedding.images, *([] if embedding.title is None else [embedding.title])]
+    if not all(abs(float(vector @ vector) - 1) < 1e-3 for vector in vectors):
+        console.print("[red]failed[/]  the vectors do not have length 1")
+        raise typer.Exit(1)
+    results.print(f"[green]ok[/]  {embedding.modality} vectors of length 1; fingerprint {bundle.fingerprint}")

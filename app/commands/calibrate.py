@@ -1,0 +1,96 @@
+"""`python -m app calibrate`: thresholds from labelled listings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from app.commands.common import (
+    GroupColumn,
+    IdColumn,
+    ImageColumn,
+    Images,
+    TitleColumn,
+    columns,
+    console,
+    progress,
+    show_bad_rows,
+)
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.training.calibrate import Point
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Option(help="The bundle whose thresholds are fitted; it is replaced in one step.")],
+    listings: Annotated[Path, typer.Option(help="Labelled listings to fit to.")],
+    report: Annotated[Path | None, typer.Option(help="Other labelled listings, to measure the result on.")] = None,
+    images: Images = None,
+    id_column: IdColumn = None,
+    title_column: TitleColumn = None,
+    image_column: ImageColumn = None,
+    group_column: GroupColumn = None,
+) -> None:
+    """Fit a bundle's thresholds. Its vectors stay as they are, so nothing has to be indexed again."""
+    from app.bootstrap import build_encoder
+    from app.files import sha256_of
+    from app.listings import count_rows, read_table
+    from app.model_store import load_bundle, write_bundle
+    from app.training import calibrate as fitting
+
+    loaded = load_bundle(bundle)
+    manifest = loaded.manifest
+    fusion = manifest.encoder_fusion()
+    encoder = build_encoder(Settings(), loaded)
+    named = columns(id_column, title_column, image_column, group_column)
+
+    def embed(file: Path) -> fitting.Labelled:
+        rows = read_table(file, named, images)
+        with progress(f"Embedding {file.name}", count_rows(file)) as tick:
+            data, bad = fitting.embed_listings(encoder, fusion, rows, tick)
+        show_bad_rows(bad)
+        return data
+
+    points = fitting.fit_thresholds(embed(listings), fusion)
+    _show("Fitted (scores on the listings they were fitted to)", points)
+    thresholds = fitting.thresholds_of(points)
+    metrics = dict(manifest.metrics)
+    if report is not None:
+        before = manifest.decision()
+        other = embed(report)
+        _show("Before, on the other listings", fitting.measure(other, fusion, before))
+        measured = fitting.measure(other, fusion, thresholds)
+        _show("After, on the other listings", measured)
+        metrics["held_out"] = [
+            {"modality": p.modality, "gallery": p.gallery, "threshold": p.threshold, "f1": round(p.f1, 4),
+             "precision": round(p.precision, 4), "recall": round(p.recall, 4)}
+            for p in measured
+        ]  # fmt: skip
+    update = {
+        "thresholds": {modality: list(fitted) for modality, fitted in thresholds.points.items()},
+        "data": dict(manifest.data) | {"calibration": {"file": listings.name, "sha256": sha256_of(listings)}},
+        "metrics": metrics,
+    }
+
+    def copy(folder: Path) -> None:
+        for name in manifest.files:
+            shutil.copyfile(bundle / name, folder / name)
+
+    write_bundle(bundle, lambda: manifest.model_copy(update=update), copy)
+    console.print(f"Written: new thresholds in {bundle}, fingerprint {loaded.fingerprint} as before.")
+
+
+def _show(title: str, points: Sequence[Point]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("query has", "gallery", "threshold", "F1", "precision", "recall"):
+        table.add_column(column, justify="left" if column == "query has" else "right")
+    for p in points:
+        numbers = (f"{p.threshold:.3f}", f"{p.f1:.3f}", f"{p.precision:.3f}", f"{p.recall:.3f}")
+        table.add_row(p.modality, f"{p.gallery:,}", *numbers)
+    console.print(table)

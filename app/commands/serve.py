@@ -1,0 +1,41 @@
+"""`python -m app serve`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from app.settings import Settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Default: SAMESKU_HOST or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: SAMESKU_PORT or 8000; 0 takes a free one.")] = None,
+) -> None:
+    """Serve the API. Settings come from SAMESKU_* variables; see docs/settings.md."""
+    import uvicorn
+
+    from app.api.app import create_app
+    from app.bootstrap import build_matcher
+    from app.model_store import read_manifest
+    from app.telemetry import configure_logging
+
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = Settings(**given)
+    configure_logging(settings.log_level, settings.log_format)
+    manifest = read_manifest(settings.bundle)
+    details = manifest.model_dump(mode="json", exclude={"files", "thresholds"})
+    matcher = build_matcher(settings)
+    log = logging.getLogger(__name__)
+    log.info("model loaded", extra={"model": matcher.model, "bundle": str(settings.bundle)})
+    config = uvicorn.Config(
+        create_app(matcher, settings, details),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    uvicorn.Server(config).run()

@@ -1,0 +1,68 @@
+"""How good is a threshold? The competition's metric, over a grid of thresholds at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.product import Floats
+
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Means over listings at each threshold: F1, precision and recall of the matches, the listing itself included."""
+
+    thresholds: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+    def best(self) -> int:
+        """Position of the best F1; of equal ones the middle, which is the safest."""
+        top = np.flatnonzero(self.f1 >= self.f1.max() - 1e-12)
+        return int(top[len(top) // 2])
+
+    def at(self, threshold: float) -> int:
+        """Position of the grid point nearest to a threshold."""
+        return int(np.abs(self.thresholds - threshold).argmin())
+
+
+def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDArray[np.float64]) -> Curve:
+    """Scores thresholds by Shopee's metric: the mean over listings of `2 |T & P| / (|T| + |P|)`.
+
+    T are the listings of the same group, P those whose cosine reaches the threshold; both hold the listing itself.
+
+    Args:
+        vectors: `(n, dim)` float32, unit rows; every row is a query, all rows are the gallery.
+        groups: `(n,)` int64 labels.
+        thresholds: `(t,)` float64, rising.
+    """
+    sizes = np.bincount(groups)[groups]
+    sums = np.zeros((3, len(thresholds)))
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, len(vectors))
+        scores = vectors[start:stop] @ vectors.T
+        scores[np.arange(stop - start), np.arange(start, stop)] = 2.0  # itself, whatever rounding says
+        same = groups[start:stop, None] == groups[None, :]
+        # how many scores reach each threshold: count them into the gaps between thresholds, add up from the top
+        gap = np.searchsorted(thresholds, scores, side="right")
+        rows = np.arange(stop - start)[:, None]
+        slots = len(thresholds) + 1
+        flat = (rows * slots + gap).ravel()
+        predicted = _reaching(np.bincount(flat, minlength=(stop - start) * slots).reshape(-1, slots))
+        right = _reaching(np.bincount(flat[same.ravel()], minlength=(stop - start) * slots).reshape(-1, slots))
+        true = sizes[start:stop, None]
+        sums[0] += (2 * right / (true + predicted)).sum(0)
+        sums[1] += (right / predicted).sum(0)
+        sums[2] += (right / true).sum(0)
+    f1, precision, recall = sums / len(vectors)
+    return Curve(thresholds, f1, precision, recall)
+
+
+def _reaching(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`(rows, t + 1)` counts per gap -> `(rows, t)` counts at or above each threshold."""
+    return gaps[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]

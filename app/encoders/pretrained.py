@@ -1,0 +1,154 @@
+"""Towers from pretrained weights: any timm name, Hugging Face name or local folder, turned into a bundle's files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoModel, AutoTokenizer
+
+from app.core.spec import ImageSpec, Preprocessing, TitleSpec
+from app.encoders.vocabulary import keep_likeliest
+from app.errors import InvalidInput
+
+IMAGE_WEIGHTS, TITLE_WEIGHTS = "image.safetensors", "title.safetensors"
+TITLE_CONFIG, TOKENIZER = "title_config.json", "tokenizer.json"
+Framing = Literal["crop", "pad", "stretch"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How the image tower is used: pooling, framing, and the input side in pixels (None: the backbone's own)."""
+
+    pooling: Literal["avg", "gem"] = "gem"
+    gem_power: float = 3.0
+    framing: Framing = "crop"
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TitleOptions:
+    """How the title tower is used.
+
+    Attributes:
+        prefix: put before every title (`"query: "` for the E5 family).
+        max_tokens: longer titles are cut.
+        vocabulary: keep only so many likeliest pieces of a Unigram vocabulary; None keeps all.
+    """
+
+    prefix: str = ""
+    max_tokens: int = 128
+    vocabulary: int | None = None
+
+
+def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> ImageSpec:
+    """Writes the image tower's weights into `out`.
+
+    Args:
+        source: a timm name (downloaded), a timm folder (`config.json` and weights), or a `.safetensors` file that is
+            named after its timm architecture.
+        options: how it is used.
+        out: the bundle's folder.
+        half: store float16 instead of float32; the tower computes in float32 either way.
+
+    Raises:
+        InvalidInput: nothing of that name can be loaded.
+    """
+    backbone, architecture = _load_backbone(source)
+    config = timm.data.resolve_data_config(model=backbone)
+    preprocessing = Preprocessing(
+        size=options.size or config["input_size"][-1],
+        framing=options.framing,
+        crop_share=config["crop_pct"] if options.framing == "crop" else 1.0,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
+    features = int(backbone.num_features)
+    return ImageSpec(
+        architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
+        features=features, dim=features, projection=False, preprocessing=preprocessing,
+    )  # fmt: skip
+
+
+def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:
+    path = Path(source)
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
+    try:
+        if path.suffix == ".safetensors":
+            backbone = timm.create_model(path.stem, pretrained=False, **options)
+            weights = load_file(path)
+            backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
+            return backbone, path.stem
+        if path.is_dir():
+            backbone = timm.create_model(f"local-dir:{path}", pretrained=True, **options)
+        else:
+            backbone = timm.create_model(source, pretrained=True, **options)
+        return backbone, str(backbone.pretrained_cfg["architecture"])
+    except Exception as error:  # timm raises whatever its hub client and its registry raise
+        raise InvalidInput(
+            f"no image encoder can be loaded from '{source}' ({type(error).__name__}: {error}): give a timm name, "
+            "a timm folder, or a .safetensors file named after its timm architecture."
+        ) from error
+
+
+def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> TitleSpec:
+    """Writes the title tower's weights, configuration and tokenizer into `out`.
+
+    Args:
+        source: a Hugging Face name (downloaded) or a local folder; code that it may bring is never run.
+        options: how it is used.
+        out: the bundle's folder.
+        half: store float16 instead of float32.
+
+    Raises:
+        InvalidInput: nothing of that name can be loaded, or it has no fast tokenizer.
+    """
+    transformers.logging.set_verbosity_error()  # it reports the pooler that is dropped below as missing
+    transformers.logging.disable_progress_bar()
+    try:
+        backbone = AutoModel.from_pretrained(source, trust_remote_code=False)
+        fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    except Exception as error:  # transformers raises whatever its hub client, its registry or its parsers raise
+        raise InvalidInput(
+            f"no title encoder can be loaded from '{source}' ({type(error).__name__}: {error}): give a Hugging Face "
+            "name or a folder with config.json, model.safetensors and tokenizer.json."
+        ) from error
+    if options.vocabulary is not None:
+        tokenizer, kept = keep_likeliest(tokenizer, options.vocabulary)
+        words = backbone.get_input_embeddings().weight.data[torch.tensor(kept)].clone()
+        backbone.resize_token_embeddings(len(kept))
+        backbone.get_input_embeddings().weight.data = words
+    if hasattr(backbone, "pooler"):
+        backbone.pooler = None
+    pad = tokenizer.token_to_id(str(fast.pad_token))
+    config = json.loads(backbone.config.to_json_string(use_diff=False)) | {"pad_token_id": pad}
+    (out / TITLE_CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(out / TOKENIZER), pretty=False)
+    save_tower(backbone, None, out / TITLE_WEIGHTS, half)
+    features = int(backbone.config.hidden_size)
+    return TitleSpec(
+        config=TITLE_CONFIG, tokenizer=TOKENIZER, weights=TITLE_WEIGHTS, prefix=options.prefix,
+        max_tokens=min(options.max_tokens, int(getattr(backbone.config, "max_position_embeddings", options.max_tokens))),
+        pad_id=pad, features=features, dim=features, projection=False,
+    )  # fmt: skip
+
+
+def save_tower(backbone: torch.nn.Module, projection: torch.nn.Linear | None, file: Path, half: bool) -> None:
+    """Writes a tower's weights under the names that `ImageTower` and `TitleTower` load."""
+    parts = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    if projection is not None:
+        parts |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
+    wanted = torch.float16 if half else torch.float32
+    stored = {name: t.to(wanted) if t.is_floating_point() else t for name, t in parts.items()}
+    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file)

@@ -1,0 +1,181 @@
+"""The use cases: read, embed, index, match. Synchronous, batched, no HTTP."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.catalog.base import Catalog, Stored
+from app.core.decision import Thresholds
+from app.core.product import (
+    DEFAULT_CATALOG,
+    Answer,
+    Embedding,
+    Prepared,
+    ProductDraft,
+    Query,
+    Scalar,
+    Upload,
+    check_id,
+)
+from app.encoders.multimodal import Encoder
+from app.errors import EmptyProduct, InvalidInput
+
+MAX_PHOTOS = 20
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 20
+_PROBE_PHOTO = (  # a blue square on brown, PNG, 32 x 32
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAPUlEQVR42mM8UaHBQEvAxEBjMGrBqAWUAxZcEmFHFpBk0CqbhNE4GLVg1IJRC0Yt"
+    "GLoWMI62i0YtGLWAAQCq5wYRpzXF+QAAAABJRU5ErkJggg=="
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchOptions:
+    """How a query is to be answered.
+
+    Attributes:
+        threshold: smallest cosine that counts, in [-1, 1]; None for the bundle's own at this gallery size.
+        limit: matches to return, 1 to 1000.
+        where: attribute -> accepted values, see `Query.where`.
+        catalog: which catalog to search.
+    """
+
+    threshold: float | None = None
+    limit: int = DEFAULT_LIMIT
+    where: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    catalog: str = DEFAULT_CATALOG
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise InvalidInput(f"threshold is a cosine in [-1, 1], not {self.threshold}.")
+        if not 1 <= self.limit <= MAX_LIMIT:
+            raise InvalidInput(f"limit must lie in 1..{MAX_LIMIT}, not {self.limit}.")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedProduct:
+    """A product that has passed every check and waits for the towers."""
+
+    id: str
+    title: str | None
+    uploads: tuple[Upload, ...]
+    attributes: Mapping[str, Scalar]
+    prepared: Prepared
+
+    def draft(self, embedding: Embedding) -> ProductDraft:
+        """Returns the product with its embedding."""
+        return ProductDraft(self.id, self.title, self.uploads, self.attributes, embedding)
+
+
+class Matcher:
+    """Everything the service does, for one bundle and one catalog store. Safe to call from several threads."""
+
+    def __init__(self, encoder: Encoder, catalog: Catalog, thresholds: Thresholds, model: str) -> None:
+        """Takes the parts as they are.
+
+        Args:
+            encoder: the towers.
+            catalog: where products live; its vectors must be the encoder's.
+            thresholds: the bundle's.
+            model: what answers call the model, `name@fingerprint`.
+        """
+        self.encoder, self.catalog, self.thresholds, self.model = encoder, catalog, thresholds, model
+
+    # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
+
+    def read_query(self, image: bytes | None, title: str | None) -> Prepared:
+        """Checks and decodes one query.
+
+        Raises:
+            EmptyProduct: neither photo nor title, or none that this model reads.
+            InvalidInput: InvalidImage, InvalidTitle. PayloadTooLarge: too many bytes or pixels.
+        """
+        return self._read([] if image is None else [image], title)[0]
+
+    def read_product(
+        self, product_id: str, title: str | None, images: Sequence[bytes], attributes: Mapping[str, Scalar]
+    ) -> PreparedProduct:
+        """Checks and decodes one product. Raises as `read_query`, and InvalidInput for a bad id or too many photos."""
+        check_id(product_id)
+        if len(images) > MAX_PHOTOS:
+            raise InvalidInput(f"a product takes at most {MAX_PHOTOS} photos, got {len(images)}.")
+        prepared, uploads, clean = self._read(images, title)
+        return PreparedProduct(product_id, clean, uploads, attributes, prepared)
+
+    def _read(self, images: Sequence[bytes], title: str | None) -> tuple[Prepared, tuple[Upload, ...], str | None]:
+        if not images and title is None:
+            raise EmptyProduct("there is neither a photo nor a title: send at least one of them.")
+        clean = None if title is None else self.encoder.read_title(title)
+        read = [self.encoder.read_photo(data) for data in images]
+        photos = tuple(pixels for _, pixels in read) if self.encoder.image_dim else ()
+        prepared = Prepared(photos, clean if self.encoder.title_dim else None)
+        if not prepared.photos and prepared.title is None:
+            lacking = "titles" if images else "photos"
+            raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
+        return prepared, tuple(upload for upload, _ in read), clean
+
+    # -- embedding and searching: heavy, batched ---------------------------------------------------------------
+
+    def embed(self, items: Sequence[Prepared]) -> list[Embedding]:
+        """Embeds products and queries together: all photos in one pass, all titles in another.
+
+        Raises:
+            EncodingFailed: the towers failed on at least one of them.
+        """
+        return embed(self.encoder, items)
+
+    def query(self, embedding: Embedding, options: MatchOptions, exclude: str | None = None) -> Query:
+        """Returns the question to the catalog, with the threshold that applies. Raises CatalogNotFound."""
+        threshold = options.threshold
+        if threshold is None:
+            threshold = self.thresholds.at(embedding.modality, self.catalog.size(options.catalog))
+        return Query(embedding, threshold, options.limit, options.where, exclude)
+
+    def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
+        """Answers queries to one catalog. Raises CatalogNotFound."""
+        return self.catalog.search(catalog, queries)
+
+    def matches_of(self, product_id: str, options: MatchOptions) -> Answer:
+        """Returns the matches of an indexed product, itself left out. Raises ProductNotFound or CatalogNotFound."""
+        embedding = self.catalog.embedding(options.catalog, product_id)
+        return self.search(options.catalog, [self.query(embedding, options, exclude=product_id)])[0]
+
+    def match(self, items: Sequence[Prepared], options: MatchOptions) -> list[Answer]:
+        """Embeds and searches in one go, for callers without a queue."""
+        return self.search(options.catalog, [self.query(e, options) for e in self.embed(items)])
+
+    def add(self, catalog: str, products: Sequence[PreparedProduct]) -> list[Stored]:
+        """Embeds and stores products in one go, all or none, for callers without a queue."""
+        embeddings = self.embed([product.prepared for product in products])
+        return self.catalog.put(catalog, [p.draft(e) for p, e in zip(products, embeddings, strict=True)])
+
+    def probe(self) -> Prepared:
+        """See the function `probe`."""
+        return probe(self.encoder)
+
+    def close(self) -> None:
+        """Closes the catalog."""
+        self.catalog.close()
+
+
+def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:
+    """See `Matcher.embed`."""
+    photos = [photo for item in items for photo in item.photos]
+    titles = [item.title for item in items if item.title is not None]
+    images = encoder.embed_photos(photos)
+    words = iter(encoder.embed_titles(titles))
+    ends = np.cumsum([len(item.photos) for item in items])
+    return [
+        Embedding(images[end - len(item.photos) : end], None if item.title is None else next(words))
+        for item, end in zip(items, ends, strict=True)
+    ]
+
+
+def probe(encoder: Encoder) -> Prepared:
+    """Returns an item that exercises decoding and both towers; what it matches does not matter."""
+    photos = (encoder.read_photo(base64.b64decode(_PROBE_PHOTO))[1],) if encoder.image_dim else ()
+    return Prepared(photos, encoder.read_title("probe") if encoder.title_dim else None)

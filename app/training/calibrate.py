@@ -1,0 +1,151 @@
+"""Fitting the cosine thresholds of a bundle: per modality of the query, per size of the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.decision import Thresholds
+from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
+from app.core.metrics import threshold_curve
+from app.core.product import Embedding, Floats, Prepared
+from app.encoders.multimodal import Encoder
+from app.errors import AppError, InvalidListings
+from app.listings import BadRow, Listing
+from app.matcher import embed
+
+GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
+SIZES = (100, 300, 1000, 3000, 10_000, 30_000)
+DRAWS = 3
+MIN_ROWS = 50
+CHUNK = 256
+NEEDED = {"fused": HAS_BOTH, "image": HAS_IMAGE, "title": HAS_TITLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Embedded listings: fused rows `(n, dim)`, flags `(n,)`, group labels `(n,)`."""
+
+    rows: Floats
+    flags: NDArray[np.uint8]
+    groups: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The metric at one threshold, modality and gallery size; means over listings."""
+
+    modality: str
+    gallery: int
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+
+
+def embed_listings(
+    encoder: Encoder, fusion: Fusion, rows: Iterable[Listing | BadRow], tick: Callable[[int], None]
+) -> tuple[Labelled, list[BadRow]]:
+    """Embeds labelled listings; of several photos the first counts.
+
+    Raises:
+        InvalidListings: no row has a group.
+    """
+    embeddings: list[Embedding] = []
+    groups: list[str] = []
+    bad: list[BadRow] = []
+    waiting: list[Prepared] = []
+
+    def flush() -> None:
+        embeddings.extend(embed(encoder, waiting))
+        tick(len(waiting))
+        waiting.clear()
+
+    for row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row.error
+            if row.group is None:
+                raise InvalidListings(f"row {row.row} has no group.")
+            photos = tuple(encoder.read_photo(image)[1] for image in row.images[:1])
+            waiting.append(Prepared(photos, None if row.title is None else encoder.read_title(row.title)))
+            groups.append(row.group)
+        except AppError as error:
+            bad.append(BadRow(row.row, row.id, error))
+        if len(waiting) >= CHUNK:
+            flush()
+    flush()
+    if not embeddings:
+        raise InvalidListings("no row has a group and a photo or a title: name the columns with --group-column and others.")
+    fused = [fusion.fuse(embedding) for embedding in embeddings]
+    labels = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    return Labelled(np.concatenate([z for z, _ in fused]), np.concatenate([f for _, f in fused]), labels), bad
+
+
+def fit_thresholds(data: Labelled, fusion: Fusion, seed: int = 0) -> list[Point]:
+    """Finds the best threshold for each modality and gallery size, by mean F1 over listings.
+
+    A gallery of a given size is a draw of whole groups; smaller ones are drawn more than once and averaged.
+    """
+    points = []
+    for modality in NEEDED:
+        vectors, groups = _of_modality(data, fusion, modality)
+        for size in [s for s in SIZES if s < len(vectors)] + ([len(vectors)] if len(vectors) >= MIN_ROWS else []):
+            draws = [_draw(groups, size, seed + draw) for draw in range(DRAWS if size < len(vectors) else 1)]
+            curves = [threshold_curve(vectors[kept], groups[kept], GRID) for kept in draws]
+            f1 = np.mean([curve.f1 for curve in curves], axis=0)
+            top = np.flatnonzero(f1 >= f1.max() - 1e-12)
+            n = int(top[len(top) // 2])
+            precision = float(np.mean([curve.precision[n] for curve in curves]))
+            recall = float(np.mean([curve.recall[n] for curve in curves]))
+            points.append(Point(modality, size, float(GRID[n]), float(f1[n]), precision, recall))
+    if not points:
+        raise InvalidListings(
+            f"thresholds need at least {MIN_ROWS} labelled rows of a modality, there are {len(data.groups)}."
+        )
+    return points
+
+
+def thresholds_of(points: Sequence[Point]) -> Thresholds:
+    """Returns fitted points as thresholds that never fall as the gallery grows (a fall is noise of the draw)."""
+    fitted: dict[str, list[tuple[int, float]]] = {}
+    for point in points:
+        known = fitted.setdefault(point.modality, [])
+        known.append((point.gallery, max(point.threshold, known[-1][1] if known else -1.0)))
+    return Thresholds(fitted)
+
+
+def measure(data: Labelled, fusion: Fusion, thresholds: Thresholds) -> list[Point]:
+    """Measures thresholds on listings that they were not fitted to, with all of them as the gallery."""
+    points = []
+    for modality in thresholds.points:
+        vectors, groups = _of_modality(data, fusion, modality)
+        if len(vectors):
+            threshold = thresholds.at(modality, len(vectors))
+            curve = threshold_curve(vectors, groups, np.array([threshold]))
+            scores = float(curve.f1[0]), float(curve.precision[0]), float(curve.recall[0])
+            points.append(Point(modality, len(vectors), threshold, *scores))
+    return points
+
+
+def _of_modality(data: Labelled, fusion: Fusion, modality: str) -> tuple[Floats, NDArray[np.int64]]:
+    needed = NEEDED[modality]
+    kept = (data.flags & needed) == needed
+    rows, cut = data.rows[kept], fusion.image_dim
+    if modality == "image":
+        rows = rows[:, :cut] / np.sqrt(fusion.weight or 1)
+    elif modality == "title":
+        rows = rows[:, cut:] / np.sqrt((1 - fusion.weight) or 1)
+    return rows.astype(np.float32), data.groups[kept]
+
+
+def _draw(groups: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """Returns the rows of random whole groups, about `size` of them."""
+    labels = np.random.default_rng(seed).permutation(np.unique(groups))
+    rank = np.empty(int(labels.max()) + 1, np.int64)
+    rank[labels] = np.arange(len(labels))
+    order = np.argsort(rank[groups], kind="stable")
+    return np.sort(order[:size])
