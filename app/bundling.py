@@ -80,9 +80,8 @@ def create(
 
     def manifest() -> Any:
         spec = made[0]
-        modalities = [m for m, has in (("fused", with_both), ("image", spec.image), ("title", spec.title)) if has]
         origin = {"image_encoder": _source(recipe.image_encoder), "title_encoder": _source(recipe.title_encoder)}
-        thresholds = {modality: [(1, DEFAULT_THRESHOLDS[modality])] for modality in modalities}
+        thresholds = {modality: [(1, DEFAULT_THRESHOLDS[modality])] for modality in sorted(spec.modalities())}
         return new_manifest(out.name, spec, thresholds, origin=origin, training={"trained": False})
 
     return write_bundle(out, manifest, fill)
@@ -108,7 +107,7 @@ def _fit_projections(
     ):
         if tower is not None and dim is not None:
             projection = principal_components(
-                np.concatenate(features) if features else np.zeros((0, tower.spec.features)), dim
+                np.concatenate([np.zeros((0, tower.spec.features), np.float32), *features]), dim
             )
             pretrained.save_tower(tower.backbone, projection, folder / tower.spec.weights, recipe.half)
             changes[name] = tower.spec.model_copy(update={"dim": dim, "projection": True})

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,7 @@ PARQUET_ROWS = 512
 MAX_CELL_CHARS = 64 * 1024 * 1024  # a photo in base64 is a long cell
 
 OpenPhoto = Callable[[str], bytes]
+_Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Columns:
     group: str | None = None
     phash: str | None = None
 
-    DEFAULTS = {
+    DEFAULTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "id": ("id", "posting_id", "query"),
         "title": ("title",),
         "image": ("image", "images"),
@@ -129,7 +130,7 @@ def count_rows(path: Path) -> int | None:
     return lines - 1 if path.suffix == ".csv" else lines
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any] | InvalidListings]:
+def _rows(path: Path) -> Iterator[_Row]:
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if not path.is_file():
         raise InvalidListings(f"{path} does not exist.")
@@ -137,9 +138,13 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any] | InvalidListings]:
         return _parquet_rows(path)
     if kind not in (".csv", ".jsonl", ".ndjson"):
         raise InvalidListings(f"{path.name} is none of .csv, .jsonl, .ndjson, .parquet or a folder: convert it first.")
-    stream = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-    return csv_rows(text, path.name) if kind == ".csv" else jsonl_rows(text, path.name)
+    return _text_rows(path, csv_rows if kind == ".csv" else jsonl_rows)
+
+
+def _text_rows(path: Path, parse: Callable[[TextIO, str], Iterator[_Row]]) -> Iterator[_Row]:
+    opener = gzip.open if path.suffix == ".gz" else io.open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
+        yield from parse(cast("TextIO", text), path.name)
 
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -150,7 +155,7 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     return (row for batch in table.iter_batches(batch_size=PARQUET_ROWS) for row in batch.to_pylist())
 
 
-def csv_rows(text: TextIO, name: str) -> Iterator[Mapping[str, Any] | InvalidListings]:
+def csv_rows(text: TextIO, name: str) -> Iterator[_Row]:
     """Yields the rows of a CSV file with a header line. Raises InvalidListings if it is no UTF-8 text or has no header."""
     csv.field_size_limit(MAX_CELL_CHARS)
     reader = csv.DictReader(text)
@@ -168,7 +173,7 @@ def csv_rows(text: TextIO, name: str) -> Iterator[Mapping[str, Any] | InvalidLis
         raise InvalidListings(f"{name}, line {reader.line_num}: {error}.") from error
 
 
-def jsonl_rows(text: TextIO, name: str) -> Iterator[Mapping[str, Any] | InvalidListings]:
+def jsonl_rows(text: TextIO, name: str) -> Iterator[_Row]:
     """Yields one JSON object a line; blank lines are left out. Raises InvalidListings if it is no UTF-8 text."""
     try:
         for number, line in enumerate(text, start=1):

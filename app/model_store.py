@@ -33,7 +33,6 @@ from app.errors import BundleError, ChecksumMismatch, DimensionMismatch, Manifes
 from app.files import replace_folder, sha256_of
 
 MANIFEST = "bundle.json"
-FORMAT = 1
 
 
 class FileEntry(BaseModel):
@@ -49,7 +48,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, max_length=100)]
     created_at: datetime
     created_by: str
@@ -66,7 +65,9 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         self.encoder_fusion()
-        self.decision()
+        unanswered = self.spec().modalities() - self.decision().points.keys()
+        if unanswered:
+            raise ValueError(f"thresholds for {', '.join(sorted(unanswered))} queries are missing")
         for name in (*self.vector_files(), *self.files):
             if Path(name).name != name or name == MANIFEST:
                 raise ValueError(f"'{name}' is not a plain file name")
@@ -139,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3])
-        raise ManifestInvalid(f"{file} does not describe a bundle of format {FORMAT}: {problems}") from error
+        raise ManifestInvalid(f"{file} does not describe a bundle that this version can load: {problems}") from error
     missing = [name for name in manifest.vector_files() if name not in manifest.files]
     if missing:
         raise ManifestInvalid(f"{file} has no checksum for {', '.join(missing)}: create the bundle again.")

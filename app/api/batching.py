@@ -162,7 +162,7 @@ class MicroBatcher(Generic[Item, Result]):
             if len(results) != len(items):
                 raise RuntimeError(f"{self.name}: {len(items)} items in, {len(results)} results out")
             return list(results)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - each caller gets what its own item causes
             if len(items) == 1:
                 return [error]
         half = len(items) // 2

@@ -158,7 +158,7 @@ def _json_item(index: int, item: Any) -> BatchItem:
 
 
 def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -> Batch:
-    fields = dict(form)
+    fields: dict[str, Any] = dict(form)
     manifest, photos = fields.pop("manifest", None), fields.pop("photos", None)
     if not isinstance(manifest, StarletteUpload):
         raise InvalidInput("send the manifest as a file: -F manifest=@products.csv (CSV or JSON lines).")

@@ -107,7 +107,9 @@ class FlatIndex:
             return found
         params = None
         if allowed is not None:
-            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little")))
+            bits = np.packbits(usable, bitorder="little")
+            # FAISS's type hints describe the C++ signatures and not the Python ones
+            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))  # type: ignore[call-arg,arg-type]
         groups: dict[float, list[int]] = defaultdict(list)
         for position, bound in enumerate(bounds):
             groups[bound].append(position)

@@ -39,6 +39,7 @@ def calibrate(
 ) -> None:
     """Fit a bundle's thresholds. Its vectors stay as they are, so nothing has to be indexed again."""
     from app.bootstrap import build_encoder
+    from app.core.decision import Thresholds
     from app.files import sha256_of
     from app.listings import count_rows, read_table
     from app.model_store import load_bundle, write_bundle
@@ -59,10 +60,11 @@ def calibrate(
 
     points = fitting.fit_thresholds(embed(listings), fusion)
     _show("Fitted (scores on the listings they were fitted to)", points)
-    thresholds = fitting.thresholds_of(points)
+    before = manifest.decision()
+    fitted = fitting.thresholds_of(points)
+    thresholds = Thresholds({**before.points, **fitted.points})  # a modality that the listings lack keeps what it had
     metrics = dict(manifest.metrics)
     if report is not None:
-        before = manifest.decision()
         other = embed(report)
         _show("Before, on the other listings", fitting.measure(other, fusion, before))
         measured = fitting.measure(other, fusion, thresholds)
@@ -73,7 +75,7 @@ def calibrate(
             for p in measured
         ]  # fmt: skip
     update = {
-        "thresholds": {modality: list(fitted) for modality, fitted in thresholds.points.items()},
+        "thresholds": {modality: list(pairs) for modality, pairs in thresholds.points.items()},
         "data": dict(manifest.data) | {"calibration": {"file": listings.name, "sha256": sha256_of(listings)}},
         "metrics": metrics,
     }

@@ -64,9 +64,8 @@ def match(
     finally:
         scratch.unlink(missing_ok=True)
         matcher.close()
-    console.print(
-        f"{counts['queries']} queries, {counts['matched']} with a match, {counts['failed']} could not be read. Written to {out}."
-    )
+    done = f"{counts['queries']} queries, {counts['matched']} with a match, {counts['failed']} could not be read"
+    console.print(f"{done}. Written to {out}.")
 
 
 def _answer_records(base: dict[str, Any], answer: Answer) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from app.errors import InvalidInput
 
@@ -47,7 +48,7 @@ class Thresholds:
         size = max(1, gallery)
         if size <= points[0][0]:
             return points[0][1]
-        for (low, at_low), (high, at_high) in zip(points, points[1:], strict=False):
+        for (low, at_low), (high, at_high) in pairwise(points):
             if size <= high:
                 share = (math.log(size) - math.log(low)) / (math.log(high) - math.log(low))
                 return round(at_low + share * (at_high - at_low), 6)

@@ -150,4 +150,4 @@ class Fusion:
 
 def _tidy(values: NDArray[np.float64]) -> NDArray[np.float64]:
     clamped = np.where(np.isneginf(values), values, np.clip(values, -1.0, 1.0))
-    return np.round(clamped, SCORE_DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return (np.round(clamped, SCORE_DECIMALS) + 0.0).astype(np.float64)  # + 0.0 turns -0.0 into 0.0

@@ -91,3 +91,8 @@ class EncoderSpec(_Frozen):
     image: ImageSpec | None
     title: TitleSpec | None
     fusion: FusionSpec
+
+    def modalities(self) -> set[str]:
+        """What queries may have that these towers can answer: `image`, `title`, and with both also `fused`."""
+        found = {name for name, tower in (("image", self.image), ("title", self.title)) if tower is not None}
+        return found | {"fused"} if len(found) == 2 else found

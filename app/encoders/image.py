@@ -21,9 +21,8 @@ class ImageTower(nn.Module):
         self.spec = spec
         self.backbone = timm.create_model(spec.architecture, pretrained=False, num_classes=0, global_pool="")
         self.projection = nn.Linear(spec.features, spec.dim) if spec.projection else nn.Identity()
-        shape = (1, 3, 1, 1)
-        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(shape) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(shape) * 255, persistent=False)
+        self.mean = _channels(spec.preprocessing.mean)
+        self.std = _channels(spec.preprocessing.std)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Returns pooled backbone features, `(n, features)`, before projection and normalisation."""
@@ -33,6 +32,10 @@ class ImageTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
         return functional.normalize(self.projection(self.features(pixels)).float(), dim=-1)
+
+
+def _channels(values: tuple[float, float, float]) -> nn.Buffer:
+    return nn.Buffer(torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
 
 
 def pool(maps: Tensor, how: str, power: float) -> Tensor:

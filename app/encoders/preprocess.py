@@ -46,6 +46,7 @@ def open_image(data: bytes, limits: InputLimits) -> Image.Image:
 
     Args:
         data: a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file.
+        limits: what is accepted.
 
     Raises:
         InvalidImage: not a photo in one of those formats, damaged, or smaller than `limits.image_side_px`.
@@ -157,9 +158,9 @@ def media_type(data: bytes) -> str:
 
 
 def clean_title(text: str, limits: InputLimits) -> str:
-    """Returns the title as the tower reads it.
+    r"""Returns the title as the tower reads it.
 
-    Decodes literal `\\xe2\\x98\\x85` escapes (671 Shopee titles have them) and HTML entities, applies Unicode NFKC,
+    Decodes literal `\xe2\x98\x85` escapes (671 Shopee titles have them) and HTML entities, applies Unicode NFKC,
     drops control characters and collapses white space.
 
     Raises:

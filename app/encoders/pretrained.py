@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -71,7 +71,7 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
         std=tuple(config["std"]),
     )
     save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
-    features = int(backbone.num_features)
+    features = cast("int", backbone.num_features)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
         features=features, dim=features, projection=False, preprocessing=preprocessing,
@@ -91,7 +91,7 @@ def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:
             backbone = timm.create_model(f"local-dir:{path}", pretrained=True, **options)
         else:
             backbone = timm.create_model(source, pretrained=True, **options)
-        return backbone, str(backbone.pretrained_cfg["architecture"])
+        return backbone, str(cast("dict[str, Any]", backbone.pretrained_cfg)["architecture"])
     except Exception as error:  # timm raises whatever its hub client and its registry raise
         raise InvalidInput(
             f"no image encoder can be loaded from '{source}' ({type(error).__name__}: {error}): give a timm name, "
@@ -111,8 +111,9 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
     Raises:
         InvalidInput: nothing of that name can be loaded, or it has no fast tokenizer.
     """
-    transformers.logging.set_verbosity_error()  # it reports the pooler that is dropped below as missing
-    transformers.logging.disable_progress_bar()
+    # it would report the pooler, which is dropped below, as missing
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         backbone = AutoModel.from_pretrained(source, trust_remote_code=False)
         fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

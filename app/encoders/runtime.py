@@ -32,8 +32,8 @@ class Runtime:
 
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
         """Moves a tower to the device, in evaluation mode and without gradients."""
-        layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        return module.eval().requires_grad_(False).to(device=self.device, memory_format=layout)
+        placed = module.eval().requires_grad_(False).to(self.device)
+        return placed.to(memory_format=torch.channels_last) if self.device.type == "cuda" else placed
 
 
 def choose(device: DeviceName) -> Runtime:

@@ -23,7 +23,7 @@ class TitleTower(nn.Module):
         super().__init__()
         self.spec = spec
         options = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
-        self.backbone: nn.Module = AutoModel.from_config(
+        self.backbone: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
             AutoConfig.for_model(config["model_type"], **options), trust_remote_code=False, dtype=torch.float32
         )
         if hasattr(self.backbone, "pooler"):
@@ -34,7 +34,8 @@ class TitleTower(nn.Module):
         """Returns masked mean-pooled features, `(n, features)`, before projection and normalisation."""
         states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         weights = mask.unsqueeze(-1).float()
-        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        pooled: Tensor = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return pooled
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See the class."""

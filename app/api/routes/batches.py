@@ -49,7 +49,7 @@ async def _match_lines(service: Service, items: list[BatchItem], options: MatchO
     async def answer(item: BatchItem) -> bytes:
         try:
             return line(item, await service.patiently(lambda: _match_one(service, item, options)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one bad item costs that item a line
             return line(item, {"error": problem_of(error)})
 
     async for one in service.in_order(items, answer, window=2 * service.settings.max_batch_size):
@@ -114,7 +114,7 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
     good = [pair for pair in read if not isinstance(pair, BaseException)]
     try:
         stored = iter(await service.store(catalog, [p for p, _ in good], [e for _, e in good]))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the commit failed: each item of it says so
         return [line(item, {"error": problem_of(error)}) for item in chunk]
     outcomes: list[dict[str, Any]] = []
     for one in read:

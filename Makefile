@@ -1,0 +1,42 @@
+# make demo    see real listings matched by the shipped model (ARGS=--once: no waiting, exit code says if it worked)
+# make test    everything that must hold: lint, types, architecture, tests
+# make serve   the API on http://127.0.0.1:8000
+# make bench   measure against a plain service; writes docs/performance.md
+
+VENV ?= .venv
+EXTRAS ?= cpu,dev
+PYTHON ?= python3
+ARGS ?=
+RUN = $(VENV)/bin/python
+# more test processes than cores only wait for each other
+WORKERS ?= 2
+
+.PHONY: demo test serve lint types unit bench install clean
+
+install:
+	@PYTHON=$(PYTHON) deploy/install.sh $(VENV) $(EXTRAS)
+
+demo: install
+	@$(RUN) samples/demo.py $(ARGS)
+
+serve: install
+	@$(RUN) -m app serve $(ARGS)
+
+test: lint types unit
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+types: install
+	$(RUN) -m mypy
+
+unit: install
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+bench: install
+	$(RUN) -m tests.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
