@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.markup import escape
 
 from app import __version__
 from app.commands import bundle, calibrate, index, match, serve
 from app.commands.common import console
 from app.errors import AppError
+from app.settings import Settings
 
 cli = typer.Typer(
     help="samesku: is this the same product?", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -33,8 +36,17 @@ def main() -> None:
     try:
         cli()
     except AppError as error:
-        console.print(f"[bold red]{error.code}[/]: {escape(str(error))}")
-        sys.exit(2)
+        _stop(error.code, str(error))
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        first = error.errors()[0]
+        _stop("invalid_setting", f"SAMESKU_{'.'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+
+
+def _stop(code: str, message: str) -> NoReturn:
+    console.print(f"[bold red]{code}[/]: {escape(message)}", soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from app.catalog.photo_store import PhotoStore
 from app.catalog.reembed import Reembedding, StaleProduct
-from app.core.product import Answer, Prepared, Product
+from app.core.product import Answer, Prepared, Product, Scalar, canonical
 from app.encoders.multimodal import Encoder
-from app.errors import AppError, DuplicateIds, ProductNotFound
+from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
 from app.listings import BadRow, Listing
 from app.matcher import Matcher, MatchOptions, PreparedProduct, embed
 
@@ -82,24 +82,31 @@ def _read(matcher: Matcher, row: Listing | BadRow, catalog: str) -> PreparedProd
     if isinstance(row, BadRow):
         return row
     try:
-        if _is_stored(matcher, row, catalog):
+        if row.id is None:
+            raise InvalidInput("the row has no id: give every row its own, or name the column with --id-column.")
+        if _is_stored(matcher, row.id, row, catalog):
             return None
         return matcher.read_product(row.id, row.title, row.images, row.attributes)
     except AppError as error:
         return BadRow(row.row, row.id, error)
 
 
-def _is_stored(matcher: Matcher, row: Listing, catalog: str) -> bool:
+def _is_stored(matcher: Matcher, product_id: str, row: Listing, catalog: str) -> bool:
     if catalog not in {info.name for info in matcher.catalog.catalogs()}:
         return False
     try:
-        stored: Product = matcher.catalog.get(catalog, row.id)
-    except ProductNotFound:
+        stored: Product = matcher.catalog.get(catalog, product_id)
+        matcher.catalog.embedding(catalog, product_id)  # one that re-embedding had to leave without vectors is not done
+    except (ProductNotFound, EmptyProduct):
         return False
     title = None if row.title is None else matcher.encoder.read_title(row.title)
     digests = [hashlib.sha256(image).hexdigest() for image in row.images]
     same_photos = [photo.sha256 for photo in stored.photos] == digests
-    return same_photos and stored.title == title and dict(stored.attributes) == dict(row.attributes)
+    return same_photos and stored.title == title and _compared(stored.attributes) == _compared(row.attributes)
+
+
+def _compared(attributes: Mapping[str, Scalar]) -> dict[str, str]:
+    return {name: canonical(value) for name, value in attributes.items()}  # in Python, True equals 1
 
 
 def match_rows(

@@ -109,7 +109,8 @@ def _fit_projections(
             projection = principal_components(
                 np.concatenate([np.zeros((0, tower.spec.features), np.float32), *features]), dim
             )
-            pretrained.save_tower(tower.backbone, projection, folder / tower.spec.weights, recipe.half)
+            int8_words = name == "title" and recipe.title.int8_words
+            pretrained.save_tower(tower.backbone, projection, folder / tower.spec.weights, recipe.half, int8_words)
             changes[name] = tower.spec.model_copy(update={"dim": dim, "projection": True})
     return spec.model_copy(update=changes)
 

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
@@ -31,10 +32,14 @@ def sync(path: Path) -> None:
 
 def write_file(file: Path, data: bytes) -> None:
     """Writes a file whole or not at all, and durably."""
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    scratch.write_bytes(data)
-    sync(scratch)
-    scratch.rename(file)
+    scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        scratch.write_bytes(data)
+        sync(scratch)
+        scratch.rename(file)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
     sync(file.parent)
 
 
@@ -43,6 +48,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
     The files in `new` are synced first. Both must be on one file system.
     """
+    folder = folder.resolve()
     for file in new.iterdir():
         sync(file)
     sync(new)

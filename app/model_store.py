@@ -69,7 +69,7 @@ class Manifest(BaseModel):
         if unanswered:
             raise ValueError(f"thresholds for {', '.join(sorted(unanswered))} queries are missing")
         for name in (*self.vector_files(), *self.files):
-            if Path(name).name != name or name == MANIFEST:
+            if name in ("", "..", MANIFEST) or Path(name).name != name:
                 raise ValueError(f"'{name}' is not a plain file name")
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def running_service(data_in: Path, bundle: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        assert process.wait(timeout=PATIENCE_S) == 0, log.read_text()
+        assert process.wait(timeout=PATIENCE_S) == -signal.SIGTERM, log.read_text()  # stopped in order, then by the signal
 
 
 def _answers(url: str) -> bool:

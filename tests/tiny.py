@@ -26,14 +26,16 @@ def title_encoder(folder: Path) -> Path:
     """Writes a Hugging Face folder: a one-layer BERT, and a Unigram tokenizer of syllables."""
     torch.manual_seed(0)
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    syllables = ["\u2581", *LETTERS] + [a + b for a in LETTERS for b in LETTERS] + [f"\u2581{a}{b}" for a in LETTERS for b in LETTERS]
+    syllables = (
+        ["\u2581", *LETTERS]
+        + [a + b for a in LETTERS for b in LETTERS]
+        + [f"\u2581{a}{b}" for a in LETTERS for b in LETTERS]
+    )
     pieces = [(piece, 0.0) for piece in special] + [(piece, -1.0 - n / 100) for n, piece in enumerate(syllables)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     target = folder / "tiny-title-encoder"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(target)

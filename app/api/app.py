@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from fastapi import FastAPI
 
 from app import __version__
 from app.api import errors
-from app.api.middleware import RequestLog
+from app.api.middleware import BodyLimit, RequestLog
 from app.api.routes import batches, catalog, match, system
 from app.api.service import Service
 from app.matcher import Matcher
@@ -44,13 +45,24 @@ def create_app(matcher: Matcher, settings: Settings, model_details: dict[str, An
         description=DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
-        max_body_size=settings.max_batch_bytes,
     )
     app.state.metrics = metrics
     app.state.model_details = model_details or {}
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes)
+    app.add_middleware(RequestLog, metrics=metrics)  # added last, so outermost
     errors.install(app)
-    app.include_router(batches.router)
-    for module in (match, catalog, system):
-        app.include_router(module.router, max_body_size=settings.max_request_bytes)
+    for module in (match, batches, catalog, system):
+        app.include_router(module.router)
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Returns FastAPI's schema, with errors under the media type that they are sent with."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        for operation in (one for path in schema["paths"].values() for one in path.values()):
+            for status, response in operation["responses"].items():
+                if status >= "400" and "application/json" in response.get("content", {}):
+                    response["content"] = {errors.MEDIA_TYPE: response["content"]["application/json"]}
+    return cast("dict[str, Any]", app.openapi_schema)

@@ -107,6 +107,8 @@ class MicroBatcher(Generic[Item, Result]):
         """
         if not self.alive:
             raise NotReady("the service is starting or stopping: try again in a moment.")
+        if len(self._queue) >= self._max_queue:  # places of callers that have gone are free
+            self._queue = deque(waiting for waiting in self._queue if not waiting.future.done())
         if len(self._queue) >= self._max_queue:
             raise Overloaded(f"{self._max_queue} items wait already: try again in a moment.")
         future: asyncio.Future[tuple[Result, Timing]] = asyncio.get_running_loop().create_future()
@@ -154,7 +156,10 @@ class MicroBatcher(Generic[Item, Result]):
             else:
                 waiting.future.set_result((outcome, timing))
         if self._observe is not None:
-            self._observe(timing)
+            try:
+                self._observe(timing)
+            except Exception:
+                log.exception("%s observer failed", self.name)
 
     def _bisect(self, items: Sequence[Item]) -> list[Result | Exception]:
         try:
@@ -162,8 +167,17 @@ class MicroBatcher(Generic[Item, Result]):
             if len(results) != len(items):
                 raise RuntimeError(f"{self.name}: {len(items)} items in, {len(results)} results out")
             return list(results)
-        except Exception as error:  # noqa: BLE001 - each caller gets what its own item causes
+        except BaseException as error:  # noqa: BLE001 - also what is no Exception: the callers must hear of it
             if len(items) == 1:
-                return [error]
+                return [_presentable(error)]
         half = len(items) // 2
         return self._bisect(items[:half]) + self._bisect(items[half:])
+
+
+def _presentable(error: BaseException) -> Exception:
+    """Returns an exception that a future can carry: no StopIteration, and nothing that would end an event loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"the work raised {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http
+import json
 import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from app.errors import (
@@ -35,6 +36,7 @@ STATUS: dict[type[AppError], int] = {
     Overloaded: 429,
     NotReady: 503,
 }
+TOO_LARGE = PayloadTooLarge.code, "the body is larger than this call takes: send less at once."
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
 
 
@@ -60,12 +62,17 @@ def problem_of(error: Exception) -> dict[str, Any]:
     return problem(status, error.code, str(error))
 
 
+def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """Returns the answer for a problem; pure ASCII, since the detail may quote broken Unicode."""
+    return Response(json.dumps(body), body["status"], headers, media_type=MEDIA_TYPE)
+
+
 def install(app: FastAPI) -> None:
     """Makes every error answer of the app a problem."""
 
     def answer(request: Request, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
         request.app.state.metrics.rejected.labels(body["code"]).inc()
-        return JSONResponse(body, body["status"], headers, media_type=MEDIA_TYPE)
+        return problem_response(body, headers)
 
     async def on_app_error(request: Request, error: Exception) -> Response:
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
@@ -82,7 +89,7 @@ def install(app: FastAPI) -> None:
         if isinstance(error, HTTPException):
             status, detail, headers = error.status_code, str(error.detail), dict(error.headers or {})
         if status == 413:
-            detail = "the body is larger than this call takes: send less at once."
+            detail = TOO_LARGE[1]
         return answer(request, problem(status, _HTTP_CODES.get(status, "http_error"), detail), headers)
 
     app.add_exception_handler(AppError, on_app_error)

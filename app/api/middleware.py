@@ -8,14 +8,15 @@ import time
 import uuid
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import MEDIA_TYPE, problem_of
+from app.api.errors import TOO_LARGE, problem, problem_of, problem_response
 from app.telemetry import Metrics, request_id
 
 log = logging.getLogger(__name__)
 
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -50,14 +51,15 @@ class RequestLog:
             body = problem_of(error)
             if status:  # the answer has begun: nothing can be said any more
                 raise
-            await JSONResponse(body, body["status"], media_type=MEDIA_TYPE)(scope, receive, send_with_id)
+            await problem_response(body)(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - started, fields)
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, took_s: float, fields: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
-        self._metrics.requests.labels(scope["method"], route, status).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # a label must not be the caller's to choose
+        self._metrics.requests.labels(method, route, status).inc()
         self._metrics.latency.labels(route).observe(took_s)
         quiet = route in ("/healthz", "/readyz", "/metrics") and status < 400
         log.log(
@@ -66,3 +68,32 @@ class RequestLog:
             extra={"method": scope["method"], "path": scope["path"], "status": status, "took_ms": round(took_s * 1000, 1)}
             | fields,
         )
+
+
+class BodyLimit:
+    """ASGI middleware: refuses bodies that are too large, before they are read where their length is announced."""
+
+    def __init__(self, app: ASGIApp, request_bytes: int, batch_bytes: int) -> None:
+        self._app, self._request_bytes, self._batch_bytes = app, request_bytes, batch_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._batch_bytes if scope["path"].endswith("/batch") else self._request_bytes
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > limit:
+            await problem_response(problem(413, *TOO_LARGE))(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, receive_counted, send)

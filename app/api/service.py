@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,6 +20,8 @@ from app.telemetry import Metrics
 
 PROBE_TIMEOUT_S = 10.0
 RETRY_S = 0.05
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -178,4 +181,7 @@ class Service:
             return None  # busy, and answering
         except AppError as error:
             return NotReady(f"a probe failed: {error}")
+        except Exception:
+            log.exception("the readiness probe failed")
+            return NotReady("a probe failed: see the log.")
         return None

@@ -7,8 +7,10 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request, UploadFile
@@ -27,7 +29,7 @@ from app.errors import (
     PayloadTooLarge,
     UnsupportedMedia,
 )
-from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_row
+from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_row, row_id, with_checked_header
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 Load = Callable[[], Listing | BadRow]
@@ -65,7 +67,7 @@ def read_json_object(text: str | None, field: str, error: type[InvalidInput] = I
         return {}
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         value = None
     if not isinstance(value, dict):
         raise error(f'{field} must be a JSON object such as {{"brand": "Acme"}}.')
@@ -90,10 +92,16 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The items of a batch call, in order, and its other fields as they were sent."""
+    """The items of a batch call, in order, and its other fields as they were sent; `close` it after the last item."""
 
     items: list[BatchItem]
     options: dict[str, Any]
+    form: FormData | None = None
+
+    async def close(self) -> None:
+        """Gives back the temporary files of the uploads."""
+        if self.form is not None:
+            await self.form.close()
 
 
 async def read_batch(request: Request, schema: type[BaseModel], max_items: int, max_image_bytes: int) -> Batch:
@@ -109,27 +117,31 @@ async def read_batch(request: Request, schema: type[BaseModel], max_items: int, 
         batch = await asyncio.to_thread(_json_batch, await request.body(), schema)
     elif kind == "multipart/form-data":
         form = await request.form(max_files=2, max_fields=16)
-        batch = await asyncio.to_thread(_form_batch, form, schema, max_image_bytes)
+        try:
+            batch = await asyncio.to_thread(_form_batch, form, schema, max_image_bytes)
+        except BaseException:
+            await form.close()
+            raise
     else:
         raise UnsupportedMedia("send application/json with items, or multipart/form-data with manifest and photos.")
-    if len(batch.items) > max_items:
-        raise PayloadTooLarge(f"the batch has {len(batch.items):,} items, at most {max_items:,} are taken: split it.")
-    if not batch.items:
-        raise InvalidInput("the batch has no items: send at least one.")
-    _refuse_duplicates(item.id for item in batch.items)
+    try:
+        _check_items(batch.items, max_items)
+    except BaseException:
+        await batch.close()
+        raise
     return batch
 
 
-def _refuse_duplicates(ids: Iterable[str | None]) -> None:
-    seen: set[str] = set()
-    twice: list[str] = []
-    for one in ids:
-        if one is not None and one in seen:
-            twice.append(one)
-        seen.add(one or "")
+def _check_items(items: Sequence[BatchItem], max_items: int) -> None:
+    if len(items) > max_items:
+        raise PayloadTooLarge(f"the batch has {len(items):,} items, at most {max_items:,} are taken: split it.")
+    if not items:
+        raise InvalidInput("the batch has no items: send at least one.")
+    counts = Counter(item.id for item in items if item.id is not None)
+    twice = sorted(one for one, count in counts.items() if count > 1)
     if twice:
-        shown = ", ".join(f"'{one[:60]}'" for one in sorted(set(twice))[:5])
-        raise DuplicateIds(f"{len(twice)} items repeat an id ({shown}): nothing was done. Send each id once.")
+        shown = ", ".join(f"'{one[:60]}'" for one in twice[:5])
+        raise DuplicateIds(f"{len(twice)} ids occur more than once ({shown}): nothing was done. Send each id once.")
 
 
 def _json_batch(body: bytes, schema: type[BaseModel]) -> Batch:
@@ -150,7 +162,7 @@ def _json_item(index: int, item: Any) -> BatchItem:
         try:
             read = BatchItemIn.read(item)
             photos = tuple(read.photos())
-            return Listing(index + 1, read.id or str(index + 1), read.title, photos, check_attributes(read.attributes))
+            return Listing(index + 1, read.id, read.title, photos, check_attributes(read.attributes))
         except InvalidInput as error:
             return BadRow(index + 1, item_id, error)
 
@@ -158,6 +170,9 @@ def _json_item(index: int, item: Any) -> BatchItem:
 
 
 def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -> Batch:
+    for field in form:
+        if len(form.getlist(field)) > 1:
+            raise InvalidInput(f"field '{field[:40]}' is given more than once.")
     fields: dict[str, Any] = dict(form)
     manifest, photos = fields.pop("manifest", None), fields.pop("photos", None)
     if not isinstance(manifest, StarletteUpload):
@@ -173,28 +188,23 @@ def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -
         raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     options.pop("items")
     open_photo = _photo_opener(photos, max_image_bytes)
-    return Batch(_manifest_items(manifest, open_photo), options)
+    return Batch(_manifest_items(manifest, open_photo), options, form)
 
 
 def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes]) -> list[BatchItem]:
     name = manifest.filename or "manifest"
     text = io.TextIOWrapper(manifest.file, "utf-8-sig", newline="")
-    rows = list(csv_rows(text, name) if name.lower().endswith(".csv") else jsonl_rows(text, name))
-    first = next((row for row in rows if not isinstance(row, InvalidListings)), None)
-    if first is None:
+    columns = Columns()
+    if name.lower().endswith(".csv"):
+        rows = list(with_checked_header(csv_rows(text, name), columns, name))
+    else:
+        rows = list(jsonl_rows(text, name))
+    if not any(isinstance(row, Mapping) for row in rows):
         raise rows[0] if rows and isinstance(rows[0], InvalidListings) else InvalidInput(f"{name} has no rows.")
-    columns = Columns().resolve(first, name)
-    return [_manifest_item(index, row, columns, open_photo) for index, row in enumerate(rows)]
-
-
-def _manifest_item(index: int, row: Any, columns: Columns, open_photo: Callable[[str], bytes]) -> BatchItem:
-    if isinstance(row, InvalidListings):
-        bad = BadRow(index + 1, None, row)
-        return BatchItem(index, None, lambda: bad)
-    named = row.get(columns.id) if columns.id else None
-    return BatchItem(
-        index, str(named) if named not in (None, "") else None, lambda: read_row(index + 1, row, columns, open_photo)
-    )
+    return [
+        BatchItem(index, row_id(row, columns), partial(read_row, index + 1, row, columns, open_photo))
+        for index, row in enumerate(rows)
+    ]
 
 
 def _photo_opener(photos: StarletteUpload | None, max_image_bytes: int) -> Callable[[str], bytes]:
@@ -207,19 +217,25 @@ def _photo_opener(photos: StarletteUpload | None, max_image_bytes: int) -> Calla
         return refuse
     try:
         archive = zipfile.ZipFile(photos.file)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise InvalidInput("photos is not a zip file, or is cut off: pack it again.") from error
 
     def read(name: str) -> bytes:
+        too_large = PayloadTooLarge(f"photo '{name[:80]}' has more than {max_image_bytes:,} bytes: scale it down.")
         try:
-            with archive.open(name) as entry:
-                data = entry.read(max_image_bytes + 1)
+            entry = archive.getinfo(name)
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+                raise InvalidInput(f"photo '{name[:80]}' is packed in an unusual way: pack the zip again with deflate.")
+            if entry.file_size > max_image_bytes:
+                raise too_large
+            with archive.open(entry) as stream:
+                data = stream.read(max_image_bytes + 1)
         except KeyError:
             raise InvalidInput(f"photo '{name[:80]}' is not in the zip: use the names inside the archive.") from None
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
             raise InvalidInput(f"photo '{name[:80]}' cannot be unpacked: pack the zip again, without a password.") from error
         if len(data) > max_image_bytes:
-            raise PayloadTooLarge(f"photo '{name[:80]}' has more than {max_image_bytes:,} bytes: scale it down.")
+            raise too_large
         return data
 
     return read

@@ -19,7 +19,7 @@ from app.errors import CatalogError, DataFolderInUse
 
 
 class DataFolder:
-    """An open data folder."""
+    """An open data folder. `crashed`: the last process that had it open did not close it."""
 
     def __init__(self, folder: Path) -> None:
         """Creates or opens the folder.
@@ -47,6 +47,9 @@ class DataFolder:
         try:
             self.records = Records(f"sqlite:///{folder / 'catalog.sqlite'}")
             self.photos = PhotoStore(folder / "photos")
+            self._running = folder / "running"
+            self.crashed = self._running.exists()
+            self._running.touch()
         except BaseException:
             os.close(self._lock)
             raise
@@ -60,4 +63,5 @@ class DataFolder:
         self.records.close()
         lock, self._lock = self._lock, -1
         if lock >= 0:
+            self._running.unlink(missing_ok=True)
             os.close(lock)

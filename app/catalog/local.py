@@ -6,11 +6,13 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import func, select
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from app.catalog import snapshot
@@ -18,8 +20,9 @@ from app.catalog.base import CatalogInfo, Page, Stored
 from app.catalog.data_folder import DataFolder
 from app.catalog.faiss_index import FlatIndex, RowSet
 from app.catalog.ranking import Ranked, Scope, rank
-from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow
-from app.catalog.writing import chunks, find_products, replace_details, replace_vectors, unreferenced, upsert
+from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
+from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.fusion import Fusion
 from app.core.product import (
     DEFAULT_CATALOG,
@@ -29,17 +32,20 @@ from app.core.product import (
     Product,
     ProductDraft,
     Query,
-    Scalar,
+    Upload,
     agrees,
-    canonical,
     check_catalog,
 )
-from app.errors import CatalogError, CatalogNotFound, DuplicateIds, ModelMismatch, PhotoNotFound, ProductNotFound
+from app.errors import (
+    CatalogError,
+    CatalogNotFound,
+    DuplicateIds,
+    EmptyProduct,
+    ModelMismatch,
+    PhotoNotFound,
+)
 
 log = logging.getLogger(__name__)
-
-REEMBED = "python -m app index --reembed"
-READ_ROWS = 5000
 
 
 @dataclass(slots=True)
@@ -73,25 +79,31 @@ class LocalCatalog:
         self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
         self._write_lock = threading.Lock()
         self._shelves: dict[str, _Shelf] = {}
-        with data.records.session() as session:
-            self._refuse_other_bundles(session)
-            if session.scalar(select(CatalogRow).where(CatalogRow.name == DEFAULT_CATALOG)) is None:
-                session.add(CatalogRow(name=DEFAULT_CATALOG, generation=0))
-                session.commit()
-            shelves = [self._open_shelf(session, row) for row in session.scalars(select(CatalogRow))]
-            self._shelves = {shelf.name: shelf for shelf in shelves}
-            if any(shelf.saved_generation != shelf.generation for shelf in shelves):
-                removed = data.photos.keep_only(set(session.scalars(select(PhotoRow.sha256))))
-                log.info("unclean stop: index rebuilt from the database", extra={"orphaned_photos_removed": removed})
+        try:
+            with data.records.session() as session:
+                self._open(session)
+        except DatabaseError as error:
+            raise CatalogError(f"the database in {data.folder} is damaged ({error.orig}): restore a backup.") from error
 
     # -- opening -----------------------------------------------------------------------------------------------
+
+    def _open(self, session: Session) -> None:
+        self._refuse_other_bundles(session)
+        if session.scalar(select(CatalogRow).where(CatalogRow.name == DEFAULT_CATALOG)) is None:
+            session.add(CatalogRow(name=DEFAULT_CATALOG, generation=0))
+            session.commit()
+        for row in session.scalars(select(CatalogRow)):
+            self._shelves[row.name] = self._open_shelf(session, row)
+        if self._data.crashed:
+            removed = self._data.photos.keep_only(set(session.scalars(select(PhotoRow.sha256))))
+            log.warning("the last process did not stop cleanly", extra={"orphaned_photos_removed": removed})
 
     def _refuse_other_bundles(self, session: Session) -> None:
         found = set(session.scalars(select(VectorRow.fingerprint).distinct())) - {self._fingerprint}
         if found:
             raise ModelMismatch(
                 f"the catalog in {self._data.folder} was embedded by another model ({', '.join(sorted(found))}, this one "
-                f"is {self._fingerprint}): run '{REEMBED}' once, or set SAMESKU_BUNDLE back to the old bundle."
+                f"is {self._fingerprint}): run 'python -m app index --reembed' once, or set SAMESKU_BUNDLE back to the old bundle."
             )
 
     def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
@@ -100,22 +112,12 @@ class LocalCatalog:
         if rows is not None:
             index.add(rows)
         else:
-            for chunk in self._read_vectors(session, row.pk):
+            for chunk in read_vectors(session, row.pk, self._fusion.dim):
                 index.add(chunk)
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
-        saved = row.generation if rows is not None else -1
+        saved = row.generation if rows is not None or row.generation == 0 else -1
         return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
-
-    def _read_vectors(self, session: Session, catalog_pk: int) -> Iterator[RowSet]:
-        columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
-        result = session.execute(columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk))
-        for part in result.yield_per(READ_ROWS).partitions():
-            keys, flags, blobs = zip(*part, strict=True)
-            if any(len(blob) != 4 * self._fusion.dim for blob in blobs):
-                raise CatalogError(f"the database holds vectors of another dimension: run '{REEMBED}'.")
-            vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, self._fusion.dim)
-            yield RowSet(np.array(keys, np.int64), np.array(flags, np.uint8), vectors)
 
     def _shelf(self, catalog: str) -> _Shelf:
         try:
@@ -133,8 +135,9 @@ class LocalCatalog:
             raise DuplicateIds("one batch names the same id twice: send each product once.")
         if not drafts:
             return []
-        with self._write_lock, self._data.records.session() as session:
-            for upload in (upload for draft in drafts for upload in draft.uploads):
+        uploads = [upload for draft in drafts for upload in draft.uploads]
+        with self._write_lock, self._data.records.session() as session, self._no_orphans(session, uploads):
+            for upload in uploads:
                 self._data.photos.put(upload.photo.sha256, upload.data)
             shelf = self._shelves.get(catalog) or self._new_shelf(session, catalog)
             known = find_products(session, shelf.pk, ids)
@@ -149,6 +152,16 @@ class LocalCatalog:
             self._data.photos.remove(unreferenced(session, dropped))
         photos = [tuple(upload.photo for upload in draft.uploads) for draft in drafts]
         return [Stored(row.product(kept), row.id not in known) for row, kept in zip(rows, photos, strict=True)]
+
+    @contextmanager
+    def _no_orphans(self, session: Session, uploads: Sequence[Upload]) -> Iterator[None]:
+        """Takes back the photos of a change that fails."""
+        try:
+            yield
+        except BaseException:
+            session.rollback()
+            self._data.photos.remove(unreferenced(session, {upload.photo.sha256 for upload in uploads}))
+            raise
 
     def _new_shelf(self, session: Session, catalog: str) -> _Shelf:
         row = CatalogRow(name=catalog, generation=0)
@@ -179,7 +192,7 @@ class LocalCatalog:
         """See `Catalog.delete`."""
         with self._write_lock, self._data.records.session() as session:
             shelf = self._shelf(catalog)
-            row = self._row(session, shelf, product_id)
+            row = product_row(session, shelf.pk, product_id)
             dropped = {photo.sha256 for photo in row.photos}
             session.delete(row)
             self._commit(session, shelf, [row.pk], None, -1)
@@ -187,31 +200,34 @@ class LocalCatalog:
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def _row(self, session: Session, shelf: _Shelf, product_id: str) -> ProductRow:
-        row = session.scalar(select(ProductRow).where(ProductRow.catalog_pk == shelf.pk, ProductRow.id == product_id))
-        if row is None:
-            raise ProductNotFound(f"there is no product '{product_id}' in catalog '{shelf.name}'.")
-        return row
-
     def get(self, catalog: str, product_id: str) -> Product:
         """See `Catalog.get`."""
         with self._data.records.session() as session:
-            return self._row(session, self._shelf(catalog), product_id).product()
+            return product_row(session, self._shelf(catalog).pk, product_id).product()
 
     def embedding(self, catalog: str, product_id: str) -> Embedding:
         """See `Catalog.embedding`."""
         shelf = self._shelf(catalog)
         with self._data.records.session() as session, shelf.lock:
-            key = self._row(session, shelf, product_id).pk
+            key = product_row(session, shelf.pk, product_id).pk
             rows = shelf.index.rows(shelf.index.slots_of([key]))
+        if not len(rows.keys):
+            raise EmptyProduct(f"product '{product_id}' could not be embedded by this model: index it again.")
         return self._fusion.unfuse(rows.vectors, rows.flags)
 
     def photo(self, catalog: str, product_id: str, position: int) -> tuple[bytes, str]:
         """See `Catalog.photo`."""
-        photos = self.get(catalog, product_id).photos
-        if not 0 <= position < len(photos):
-            raise PhotoNotFound(f"product '{product_id}' has {len(photos)} photos, there is none at position {position}.")
-        return self._data.photos.get(photos[position].sha256), photos[position].media_type
+        wanted = None
+        while True:
+            photos = self.get(catalog, product_id).photos
+            if not 0 <= position < len(photos):
+                raise PhotoNotFound(f"product '{product_id}' has {len(photos)} photos, there is none at {position}.")
+            seen, wanted = wanted, photos[position]
+            try:
+                return self._data.photos.get(wanted.sha256), wanted.media_type
+            except CatalogError:
+                if seen == wanted:  # else the product was replaced in between: look again
+                    raise
 
     def page(self, catalog: str, after: int, limit: int) -> Page:
         """See `Catalog.page`."""
@@ -235,16 +251,9 @@ class LocalCatalog:
         shelf = self._shelf(catalog)
         with self._data.records.session() as session, shelf.lock:
             ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
-            rows = self._by_key(session, sorted({int(key) for answer in ranked for key in answer.keys}))
-            products = {pk: row.product() for pk, row in rows.items()}
+            products = products_by_key(session, sorted({int(key) for answer in ranked for key in answer.keys}))
             gallery = shelf.products
         return [_answer(query, one, products, gallery) for query, one in zip(queries, ranked, strict=True)]
-
-    def _by_key(self, session: Session, keys: Sequence[int]) -> dict[int, ProductRow]:
-        found: dict[int, ProductRow] = {}
-        for part in chunks(keys):
-            found.update({row.pk: row for row in session.scalars(select(ProductRow).where(ProductRow.pk.in_(part)))})
-        return found
 
     def _scopes(self, session: Session, shelf: _Shelf, queries: Sequence[Query]) -> list[Scope]:
         """Reads the filters of queries; equal filters are read once and share one array."""
@@ -255,9 +264,9 @@ class LocalCatalog:
             if query.where:
                 name = repr(sorted(query.where.items()))
                 if name not in read:
-                    read[name] = _agreeing(session, shelf.pk, query.where)
+                    read[name] = agreeing_keys(session, shelf.pk, query.where)
                 allowed = read[name]
-            excluded = None if query.exclude is None else self._row(session, shelf, query.exclude).pk
+            excluded = None if query.exclude is None else product_row(session, shelf.pk, query.exclude).pk
             scopes.append(Scope(allowed, excluded))
         return scopes
 
@@ -271,16 +280,6 @@ class LocalCatalog:
                     rows = shelf.index.export()
                     snapshot.save(self._data.snapshot(shelf.pk), rows, shelf.generation, self._fingerprint)
             self._data.close()
-
-
-def _agreeing(session: Session, catalog_pk: int, where: Mapping[str, tuple[Scalar, ...]]) -> NDArray[np.int64]:
-    """Returns the keys of the products that a filter lets through."""
-    agreeing = select(ProductRow.pk).where(ProductRow.catalog_pk == catalog_pk)
-    for name, accepted in where.items():
-        values = [canonical(value) for value in accepted]
-        having = select(AttributeRow.product_pk).where(AttributeRow.name == name, AttributeRow.value.in_(values))
-        agreeing = agreeing.where(ProductRow.pk.in_(having))
-    return np.array(session.scalars(agreeing).all(), np.int64)
 
 
 def _answer(query: Query, ranked: Ranked, products: Mapping[int, Product], gallery: int) -> Answer:

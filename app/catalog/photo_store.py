@@ -21,9 +21,9 @@ class PhotoStore:
         return self.folder / digest[:2] / digest
 
     def put(self, digest: str, data: bytes) -> None:
-        """Stores a photo so that it survives a power cut; does nothing if it is stored already."""
+        """Stores a photo so that it survives a power cut; does nothing if it is stored already, undamaged."""
         file = self._file(digest)
-        if file.exists() and file.stat().st_size == len(data):
+        if file.exists() and file.read_bytes() == data:
             return
         file.parent.mkdir(exist_ok=True)
         write_file(file, data)

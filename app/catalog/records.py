@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import JSON, Engine, ForeignKey, Index, String, UniqueConstraint, create_engine, event
+from sqlalchemy import JSON, Connection, Engine, ForeignKey, Index, String, UniqueConstraint, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
@@ -44,7 +44,11 @@ class ProductRow(Base):
     """A product; `pk` keeps its place when it is replaced."""
 
     __tablename__ = "products"
-    __table_args__ = (UniqueConstraint("catalog_pk", "id"), Index("ix_products_page", "catalog_pk", "pk"))
+    __table_args__ = (
+        UniqueConstraint("catalog_pk", "id"),
+        Index("ix_products_page", "catalog_pk", "pk"),
+        {"sqlite_autoincrement": True},  # keys are cursors: one that is gone must not come back
+    )
     pk: Mapped[int] = mapped_column(primary_key=True)
     catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"))
     id: Mapped[str] = mapped_column(String(200))
@@ -119,6 +123,7 @@ class Records:
         """
         self.engine: Engine = create_engine(url)
         event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "begin", _begin)
         try:
             self._migrate()
         except DatabaseError as error:
@@ -147,8 +152,14 @@ class Records:
         self.engine.dispose()
 
 
+def _begin(connection: Connection) -> None:
+    """Makes every session one transaction, so that all it reads is of one moment."""
+    connection.exec_driver_sql("BEGIN")
+
+
 def _configure(connection: Any, _record: object) -> None:
     """WAL, so that readers never wait; FULL, so that a commit survives a power cut."""
+    connection.isolation_level = None  # Python's sqlite3 would begin a transaction only at the first write
     cursor = connection.cursor()
     for pragma in (
         "journal_mode = WAL",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import flag_modified
 
 from app.catalog.faiss_index import RowSet
 from app.catalog.records import AttributeRow, PhotoRow, ProductRow, VectorRow
@@ -41,6 +42,7 @@ def upsert(session: Session, catalog_pk: int, row: ProductRow | None, draft: Pro
         row = ProductRow(catalog_pk=catalog_pk, id=draft.id, created_at=now)
         session.add(row)
     row.title, row.attributes, row.updated_at = draft.title, dict(draft.attributes), now
+    flag_modified(row, "attributes")  # True equals 1 in Python, but is another value
     return row
 
 

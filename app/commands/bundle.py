@@ -27,6 +27,8 @@ def create(
     prefix: Annotated[str, typer.Option(help='Put before every title; the E5 family wants "query: ".')] = "",
     max_tokens: Annotated[int, typer.Option(help="Longer titles are cut.")] = 128,
     vocabulary: Annotated[int | None, typer.Option(help="Keep only so many pieces of a Unigram vocabulary.")] = None,
+    scripts: Annotated[str | None, typer.Option(help="With --vocabulary: keep words of these, e.g. latin,cjk,thai.")] = None,
+    int8_words: Annotated[bool, typer.Option("--int8-words", help="Store word embeddings in 8 bits.")] = False,
     fit_on: Annotated[Path | None, typer.Option(help="Listings that projections are fitted to.")] = None,
     image_dim: Annotated[int | None, typer.Option(help="Project photos to so many principal components.")] = None,
     title_dim: Annotated[int | None, typer.Option(help="Project titles to so many principal components.")] = None,
@@ -45,9 +47,10 @@ def create(
 
     if (fit_on is None) != (image_dim is None and title_dim is None):
         raise typer.BadParameter("--fit-on goes with --image-dim, --title-dim or both.")
+    kept_scripts = tuple(scripts.split(",")) if scripts else None
     recipe = Recipe(
         image_encoder, title_encoder, weight, ImageOptions(pooling=pooling, framing=framing, size=image_size),
-        TitleOptions(prefix, max_tokens, vocabulary), image_dim, title_dim, precision == "fp16",
+        TitleOptions(prefix, max_tokens, vocabulary, kept_scripts, int8_words), image_dim, title_dim, precision == "fp16",
     )  # fmt: skip
     text = card.read_text("utf-8") if card else None
     if fit_on is None:

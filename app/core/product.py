@@ -171,7 +171,7 @@ def check_id(value: str) -> str:
         raise InvalidInput(f"id must have 1 to {MAX_ID_CHARS} characters, this one has {len(value)}.")
     if value != value.strip() or not value.isprintable():
         raise InvalidInput("id must be printable text without blanks around it: trim it and remove control characters.")
-    if value in (".", "..") or value.startswith("/") or value.endswith(("/", *_RESERVED_ID_ENDINGS)):
+    if {".", ".."} & set(value.split("/")) or value.startswith("/") or value.endswith(("/", *_RESERVED_ID_ENDINGS)):
         raise InvalidInput("id must not be '.' or '..', start or end with '/', or end with '/image' or '/matches'.")
     return value
 
@@ -236,7 +236,7 @@ def canonical(value: Scalar) -> str:
     if isinstance(value, bool):
         return f"b:{value}"
     if isinstance(value, int | float):
-        return f"n:{float(value)!r}"
+        return f"n:{float(value) + 0.0!r}"
     return f"s:{value}"
 
 

@@ -15,6 +15,7 @@ from app.core.product import Floats, Pixels, Upload
 from app.core.spec import EncoderSpec
 from app.encoders.image import ImageTower
 from app.encoders.preprocess import InputLimits, clean_title, read_photo
+from app.encoders.quantise import dequantised
 from app.encoders.runtime import Runtime
 from app.encoders.title import TitleTokens, TitleTower, read_config
 from app.errors import DimensionMismatch, EncodingFailed
@@ -136,7 +137,7 @@ def load_title_tower(spec: EncoderSpec, folder: Path) -> TitleTower:
 
 
 def _load_weights(tower: torch.nn.Module, file: Path) -> None:
-    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(file).items()}
+    weights = dequantised(load_file(file))
     try:
         tower.load_state_dict(weights)
     except RuntimeError as error:

@@ -22,6 +22,7 @@ from app.errors import InvalidImage, InvalidTitle, PayloadTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 _WHITE = (255, 255, 255)
+_ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 _ESCAPED_BYTES = re.compile(r"(?:\\x[0-9a-fA-F]{2})+")
 
 # A header that promises too many pixels is refused, not warned about.
@@ -110,9 +111,10 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    # 16-bit greys fill 0..65535; 32-bit modes hold whatever the file says, so they are scaled by their own range
-    top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) <= 65535 else float(values.max())
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    # 16-bit greys fill 0..65535, floats often 0..1; other 32-bit files hold what they like, and fill their own range
+    highest = float(values.max(initial=0))
+    top = 65535.0 if image.mode.startswith("I;16") or 1 < highest <= 65535 else max(highest, 1.0)
     grey = np.clip(values / top * 255.0, 0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
@@ -123,7 +125,10 @@ def frame(image: Image.Image, how: Preprocessing) -> Pixels:
     if how.framing == "stretch":
         framed = image.resize(size, Image.Resampling.BICUBIC)
     elif how.framing == "pad":
-        framed = ImageOps.pad(image, size, Image.Resampling.BICUBIC, color=_WHITE)
+        scale = how.size / max(image.size)
+        inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        framed = Image.new("RGB", size, _WHITE)
+        framed.paste(image.resize(inner, Image.Resampling.BICUBIC), ((how.size - inner[0]) // 2, (how.size - inner[1]) // 2))
     else:
         share = how.crop_share / 2 * min(image.size)
         cx, cy = image.width / 2, image.height / 2
@@ -154,7 +159,8 @@ def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, dige
 def media_type(data: bytes) -> str:
     """Returns the media type of a file that `open_image` accepted, from its content and not from its name."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return Image.MIME.get(image.format or "", "application/octet-stream")
+        kind = "JPEG" if image.format == "MPO" else image.format or ""
+        return Image.MIME.get(kind, "application/octet-stream")
 
 
 def clean_title(text: str, limits: InputLimits) -> str:
@@ -171,13 +177,20 @@ def clean_title(text: str, limits: InputLimits) -> str:
     if "\0" in text or not is_unicode(text):
         raise InvalidTitle("the title holds NUL characters or broken Unicode: send plain UTF-8 text.")
     decoded = _ESCAPED_BYTES.sub(lambda found: _decode_escapes(found.group()), text)
-    normal = unicodedata.normalize("NFKC", html.unescape(decoded))
-    printable = "".join(c if unicodedata.category(c) not in ("Cc", "Cf") or c in "\u200c\u200d" else " " for c in normal)
+    normal = unicodedata.normalize("NFKC", _ENTITY.sub(lambda found: html.unescape(found.group()), decoded))
+    printable = "".join(map(_visible, normal))
     clean = " ".join(printable.split())
-    if not clean:
+    if not clean.strip(" \u200c\u200d"):
         raise InvalidTitle("the title is empty: leave the field out, or send some text.")
     return clean
 
 
 def _decode_escapes(escaped: str) -> str:
     return bytes.fromhex(escaped.replace("\\x", "")).decode("utf-8", errors="replace")
+
+
+def _visible(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cc" or character in "\u200b\ufeff":
+        return " "
+    return "" if category == "Cf" and character not in "\u200c\u200d" else character

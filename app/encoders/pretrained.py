@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from app.core.spec import ImageSpec, Preprocessing, TitleSpec
+from app.encoders.quantise import quantised
 from app.encoders.vocabulary import keep_likeliest
 from app.errors import InvalidInput
 
@@ -41,11 +42,15 @@ class TitleOptions:
         prefix: put before every title (`"query: "` for the E5 family).
         max_tokens: longer titles are cut.
         vocabulary: keep only so many likeliest pieces of a Unigram vocabulary; None keeps all.
+        scripts: with `vocabulary`, keep words of these scripts only, see `app.encoders.vocabulary`.
+        int8_words: store the word embeddings in 8 bits, one scale per word; the tower computes in float32 either way.
     """
 
     prefix: str = ""
     max_tokens: int = 128
     vocabulary: int | None = None
+    scripts: tuple[str, ...] | None = None
+    int8_words: bool = False
 
 
 def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> ImageSpec:
@@ -124,7 +129,7 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
             "name or a folder with config.json, model.safetensors and tokenizer.json."
         ) from error
     if options.vocabulary is not None:
-        tokenizer, kept = keep_likeliest(tokenizer, options.vocabulary)
+        tokenizer, kept = keep_likeliest(tokenizer, options.vocabulary, options.scripts)
         words = backbone.get_input_embeddings().weight.data[torch.tensor(kept)].clone()
         backbone.resize_token_embeddings(len(kept))
         backbone.get_input_embeddings().weight.data = words
@@ -136,7 +141,7 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(out / TOKENIZER), pretty=False)
-    save_tower(backbone, None, out / TITLE_WEIGHTS, half)
+    save_tower(backbone, None, out / TITLE_WEIGHTS, half, int8_words=options.int8_words)
     features = int(backbone.config.hidden_size)
     return TitleSpec(
         config=TITLE_CONFIG, tokenizer=TOKENIZER, weights=TITLE_WEIGHTS, prefix=options.prefix,
@@ -145,11 +150,17 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
     )  # fmt: skip
 
 
-def save_tower(backbone: torch.nn.Module, projection: torch.nn.Linear | None, file: Path, half: bool) -> None:
+def save_tower(
+    backbone: torch.nn.Module, projection: torch.nn.Linear | None, file: Path, half: bool, int8_words: bool = False
+) -> None:
     """Writes a tower's weights under the names that `ImageTower` and `TitleTower` load."""
     parts = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     if projection is not None:
         parts |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
     wanted = torch.float16 if half else torch.float32
     stored = {name: t.to(wanted) if t.is_floating_point() else t for name, t in parts.items()}
+    if int8_words:
+        table = cast("Any", backbone).get_input_embeddings().weight
+        name = next(f"backbone.{name}" for name, tensor in backbone.named_parameters() if tensor is table)
+        stored |= quantised(name, table.detach())
     save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file)

@@ -13,7 +13,7 @@ from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
 from app.core.metrics import threshold_curve
 from app.core.product import Embedding, Floats, Prepared
 from app.encoders.multimodal import Encoder
-from app.errors import AppError, InvalidListings
+from app.errors import AppError, EmptyProduct, InvalidListings
 from app.listings import BadRow, Listing
 from app.matcher import embed
 
@@ -70,6 +70,8 @@ def embed_listings(
                 raise row.error
             if row.group is None:
                 raise InvalidListings(f"row {row.row} has no group.")
+            if not row.images and row.title is None:
+                raise EmptyProduct(f"row {row.row} has neither a photo nor a title.")
             photos = tuple(encoder.read_photo(image)[1] for image in row.images[:1])
             waiting.append(Prepared(photos, None if row.title is None else encoder.read_title(row.title)))
             groups.append(row.group)

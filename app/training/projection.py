@@ -32,7 +32,7 @@ def principal_components(features: Floats, dim: int) -> torch.nn.Linear:
         raise InvalidInput(f"{dim} dimensions cannot be fitted to {rows} rows: give more listings, or fewer dimensions.")
     wide = features.astype(np.float64)
     mean = wide.mean(axis=0)
-    _, vectors = np.linalg.eigh(np.cov((wide - mean).T))
+    _, vectors = np.linalg.eigh(np.atleast_2d(np.cov((wide - mean).T)))
     weight = vectors[:, ::-1][:, :dim].T
     weight = (
         weight * np.sign(weight[np.arange(dim), np.abs(weight).argmax(axis=1)])[:, None]

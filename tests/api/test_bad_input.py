@@ -18,8 +18,19 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.encoders.preprocess import InputLimits
-from tests.api.calls import BATCH_CALLS, RED, ask, check_problem, csv_file, found, jsonl_file, lines, put, without_time, zip_file
-from tests.api.conftest import Start
+from tests.api.calls import (
+    BATCH_CALLS,
+    RED,
+    ask,
+    check_problem,
+    csv_file,
+    jsonl_file,
+    lines,
+    put,
+    without_time,
+    zip_file,
+)
+from tests.api.conftest import Serve, Start, make_app
 from tests.fakes import FakeEncoder, photo
 
 BIG_NUMBER = "1" * 5000  # more digits than Python converts
@@ -44,7 +55,13 @@ BAD_PHOTOS: dict[str, tuple[bytes, int, str]] = {
     "30000x30000": (huge_header(), 413, "payload_too_large"),
     "empty": (b"", 422, "invalid_image"),
 }
-BAD_TITLES: dict[str, str] = {"blank": " \t ", "empty": "", "100 kB": "a" * 100_000, "NUL": "a\0b", "invisible": "\u200b\u2060"}
+BAD_TITLES: dict[str, str] = {
+    "blank": " \t ",
+    "empty": "",
+    "100 kB": "a" * 100_000,
+    "NUL": "a\0b",
+    "invisible": "\u200b\u2060",
+}
 BAD_IDS = ["", " ", "a ", "a\n", "a\0b", "\u202ea", "x" * 201, "a/", "/a", ".", "..", "a/image", "a/matches"]
 BAD_OPTIONS = [
     ("threshold", "1.5"),
@@ -73,12 +90,17 @@ BAD_FILTERS = [
     f'{{"a": {SURROGATE}}}',
     f"{{{SURROGATE}: 1}}",
     '{"a": ' + BIG_NUMBER + "}",
-    '{"a":' * 100_000,
+    '{"a":' * 10_000,
     json.dumps({"a": list(range(101))}),
     json.dumps({str(n): n for n in range(65)}),
     json.dumps({"a": "x" * 501}),
 ]
-BAD_ATTRIBUTES = [*(f for f in BAD_FILTERS if "[" not in f or f == "[]"), '{"a": [1]}', '{"a": "b\\u0000"}', '{"a": 9007199254740993}']
+BAD_ATTRIBUTES = [
+    *(f for f in BAD_FILTERS if "[" not in f or f == "[]"),
+    '{"a": [1]}',
+    '{"a": "b\\u0000"}',
+    '{"a": 9007199254740993}',
+]
 BAD_JSON: dict[str, Any] = {
     "no JSON": b"{",
     "no UTF-8": b'{"items": ["\xff"]}',
@@ -95,7 +117,15 @@ BAD_JSON: dict[str, Any] = {
     "an id twice": b'{"items": [{"id": "a", "title": "x"}, {"id": "a", "title": "y"}]}',
     "a number too long": b'{"items": [{"id": "a", "title": "x", "attributes": {"n": ' + BIG_NUMBER.encode() + b"}}]}",
 }
-BAD_MATCH_JSON = [("limit", 0), ("limit", 1001), ("limit", "x"), ("threshold", 2), ("threshold", "x"), ("filter", []), ("filter", {"a": []})]
+BAD_MATCH_JSON = [
+    ("limit", 0),
+    ("limit", 1001),
+    ("limit", "x"),
+    ("threshold", 2),
+    ("threshold", "x"),
+    ("filter", []),
+    ("filter", {"a": []}),
+]
 BAD_FORMS: dict[str, dict[str, Any]] = {
     "nothing": {"catalog": (None, "default")},
     "manifest as text": {"manifest": (None, "id,title\na,b")},
@@ -116,15 +146,23 @@ BAD_FORMS: dict[str, dict[str, Any]] = {
 TYPES = ["application/json", "text/plain", "", "image/png"]
 
 
+@pytest.fixture(scope="module")
+def shared_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """One app with a product, for all of these tests: none of them may leave a trace."""
+    app = make_app(tmp_path_factory.mktemp("shared"), None, max_batch_size=8, max_queue=64, ready_cache_s=0)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert put(client, "p1", "red abc", RED).status_code == 201
+        yield client
+
+
 @pytest.fixture
-def stocked(client: TestClient) -> Iterator[TestClient]:
-    """The app with a product; afterwards nothing has changed, and good requests succeed."""
-    assert put(client, "p1", "red abc", RED).status_code == 201
-    before = state(client)
-    yield client
-    assert state(client) == before
-    assert found(ask(client, "red abc", RED)) == ["p1"]
-    assert client.get("/readyz").status_code == 200
+def stocked(shared_app: TestClient) -> Iterator[TestClient]:
+    """The app with a product; after the test nothing has changed, and good requests succeed."""
+    before = state(shared_app)
+    yield shared_app
+    assert state(shared_app) == before
+    assert ask(shared_app, "red abc", RED).status_code == 200
+    assert shared_app.get("/readyz").status_code == 200
 
 
 def state(client: TestClient) -> list[Any]:
@@ -159,7 +197,8 @@ def test_a_bad_id_is_refused(stocked: TestClient, product_id: str) -> None:
 
 
 @pytest.mark.parametrize("product_id", ["a/../b", "a/./b", "a/..", "../a", "a//b", "%2e%2e", "a%", "a?b=1", "a\\b", "a;b"])
-def test_an_id_is_refused_or_found_at_its_own_address(client: TestClient, product_id: str) -> None:
+def test_an_id_is_refused_or_found_at_its_own_address(serve: Serve, product_id: str) -> None:
+    client = serve()  # TestClient decodes addresses twice
     made = put(client, product_id, "title", RED)
     if made.status_code == 422:
         return
@@ -176,7 +215,7 @@ def test_an_option_out_of_range_is_refused(stocked: TestClient, field: str, valu
 @pytest.mark.parametrize("text", BAD_FILTERS, ids=lambda text: ascii(text[:16]))
 def test_a_bad_filter_is_refused(stocked: TestClient, text: str) -> None:
     check_problem(ask(stocked, "red", filter=text), [422], "invalid_filter")
-    form = {"manifest": csv_file("id,title", "a,x"), "filter": (None, text)}
+    form: dict[str, Any] = {"manifest": csv_file("id,title", "a,x"), "filter": (None, text)}
     check_problem(stocked.post("/match/batch", files=form), [422], "invalid_filter")
     if len(text) < 10_000:
         check_problem(stocked.get("/catalog/p1/matches", params={"filter": text}), [422], "invalid_filter")
@@ -202,10 +241,14 @@ def test_a_body_of_another_type_is_refused(stocked: TestClient, call: str, kind:
     if call in BATCH_CALLS and kind == "application/json":
         kind = "application/x-www-form-urlencoded"
     headers = {"content-type": kind} if kind else {}
-    check_problem(stocked.post(call, content=b'{"id": "p1", "title": "x"}', headers=headers), [415], "unsupported_media_type")
+    check_problem(
+        stocked.post(call, content=b'{"id": "p1", "title": "x"}', headers=headers), [415], "unsupported_media_type"
+    )
 
 
-@pytest.mark.parametrize(("call", "field"), [("/match", "titel"), ("/match", "id"), ("/catalog", "images"), ("/catalog", "limit")])
+@pytest.mark.parametrize(
+    ("call", "field"), [("/match", "titel"), ("/match", "id"), ("/catalog", "images"), ("/catalog", "limit")]
+)
 def test_an_unknown_field_is_refused_by_name(stocked: TestClient, call: str, field: str) -> None:
     fields = {"title": "x", field: "y"} | ({"id": "p1"} if call == "/catalog" else {})
     answer = stocked.post(call, data=fields)
@@ -219,11 +262,12 @@ def test_a_repeated_field_is_refused(stocked: TestClient, field: str) -> None:
     check_problem(stocked.post("/match", data=values | {field: [values[field]] * 2}), [422], "invalid_input")
 
 
-def test_a_repeated_field_of_a_batch_form_is_refused(stocked: TestClient) -> None:
-    manifest = csv_file("id,title", "p1,other")
-    check_problem(stocked.post("/catalog/batch", files=[("manifest", manifest)] * 2), [422], "invalid_input")
-    catalogs = [("catalog", (None, name)) for name in ("default", "other")]
-    check_problem(stocked.post("/catalog/batch", files=[("manifest", manifest), *catalogs]), [422], "invalid_input")
+@pytest.mark.parametrize("field", ["manifest", "catalog"])
+def test_a_repeated_field_of_a_batch_form_is_refused(client: TestClient, field: str) -> None:
+    fields: dict[str, Any] = {"manifest": csv_file("id,title", "p1,other"), "catalog": (None, "default")}
+    form = [*fields.items(), (field, fields[field])]
+    check_problem(client.post("/catalog/batch", files=form), [422], "invalid_input")
+    assert client.get("/catalog").json()["total"] == 0
 
 
 @pytest.mark.parametrize("call", ["/match", "/catalog"])
@@ -273,7 +317,9 @@ def test_a_bad_page_is_refused(stocked: TestClient, query: str) -> None:
     check_problem(stocked.get(f"/catalog?{query}"), [422], "invalid_input")
 
 
-@pytest.mark.parametrize("path", ["/catalog/nobody", "/catalog/nobody/image", "/catalog/nobody/matches", "/catalog/%00", "/catalog/"])
+@pytest.mark.parametrize(
+    "path", ["/catalog/nobody", "/catalog/nobody/image", "/catalog/nobody/matches", "/catalog/%00", "/catalog/"]
+)
 def test_an_unknown_product_is_not_found(stocked: TestClient, path: str) -> None:
     check_problem(stocked.get(path), [404], "product_not_found")
 
@@ -339,7 +385,7 @@ def test_a_body_over_the_limit_is_refused(start: Start, chunked: bool) -> None:
             else:
                 check_problem(answer, [413, 415])
     assert put(client, "p1", "red", RED).status_code == 201
-    middle = {"items": [{"id": "p2", "title": "x" * 1500}] * 1 + [{"id": f"q{n}", "title": "y" * 1500} for n in range(15)]}
+    middle = {"items": [{"id": "p2", "title": "x" * 1500}, *({"id": f"q{n}", "title": "y" * 1500} for n in range(15))]}
     assert len(lines(client.post("/catalog/batch", json=middle))) == 16  # over one limit, under the other
 
 
@@ -416,8 +462,9 @@ def test_a_zip_for_a_newer_program_is_no_server_error(stocked: TestClient, call:
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a.png\0", "\ud800.png", "C:\\a.png"])
 def test_a_photo_name_is_never_a_path(stocked: TestClient, name: str) -> None:
-    for archive in ({"photos": zip_file({"a.png": RED})}, {}):
-        form = {"manifest": jsonl_file({"id": "p1", "title": "x", "image": name})} | archive
+    archives: list[dict[str, Any]] = [{"photos": zip_file({"a.png": RED})}, {}]
+    for archive in archives:
+        form: dict[str, Any] = {"manifest": jsonl_file({"id": "p1", "title": "x", "image": name})} | archive
         item_problem(stocked.post("/catalog/batch", files=form))
 
 

@@ -160,8 +160,8 @@ def main(
     products: Annotated[int, typer.Option("--gallery", min=100, help="Products in the gallery.")] = 2000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each service is measured under each load.")] = 3,
     clients: Annotated[int, typer.Option(min=2, help="Clients of the second load; the first has one.")] = 16,
-    requests: Annotated[int, typer.Option(min=1, help="Measured requests of one client, per round.")] = 80,
-    requests_many: Annotated[int, typer.Option(min=1, help="Measured requests of many clients, per round.")] = 320,
+    requests: Annotated[int, typer.Option(min=1, help="Measured requests of one client, per round.")] = 60,
+    requests_many: Annotated[int, typer.Option(min=1, help="Measured requests of many clients, per round.")] = 160,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="For both services.")] = "auto",
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of samesku, such as max_batch_size=16.")
@@ -173,8 +173,8 @@ def main(
     if quick:
         products, rounds, requests, requests_many = min(products, 500), 1, 10, 32
     plan = Plan(bundle.resolve(), products, rounds, {1: requests, clients: requests_many}, device, tuple(setting or ()))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)  # so that the services are stopped as on Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # each ends in the same way: the services are stopped
     try:
         with tempfile.TemporaryDirectory(prefix="samesku-bench-") as scratch:
             found = race(plan, Path(scratch))

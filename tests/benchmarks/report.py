@@ -22,8 +22,9 @@ INTRODUCTION = f"""# Performance
 
 How fast is samesku, and faster than what? `make bench` answers both questions on your machine.
 
-**What is measured.** One `POST /match` with a photo and a title, from the first byte sent to the last byte received:
-how long it takes when one client asks, and how many a second are answered when many ask at once.
+**What is measured.** `POST /match` with a photo and a title (a few of the samples have only one of them), from the first
+byte sent to the last byte received: how long it takes when one client asks, and how many a second are answered when many
+ask at once.
 
 **Against what.** [The plain service](../tests/benchmarks/reference_service.py) that a reader of the article would write
 in an afternoon: FastAPI, one request at a time, PyTorch as it comes, a flat FAISS index, everything in memory. Both
@@ -142,7 +143,7 @@ def section(race: Race) -> str:
     )
     how = (
         f"Bundle `{setup['bundle']}`, {setup['products']:,} products ({setup['filler']:,} of them random vectors), "
-        f"{setup['rounds']} rounds; per round {setup['requests_text']}."
+        f"{setup['rounds']} round{'' if setup['rounds'] == 1 else 's'}; per round {setup['requests_text']}."
     )
     if setup.get("settings"):
         how += " Settings other than the defaults: " + ", ".join(f"`{one}`" for one in setup["settings"]) + "."

@@ -324,8 +324,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(open_matcher: O
 @pytest.mark.parametrize("kept_bytes", [0, 4096, 5 * 4096], ids=["header", "first page", "fifth page"])
 def test_a_damaged_database_is_a_catalog_error(open_matcher: Open, tmp_path: Path, kept_bytes: int) -> None:
     matcher = open_matcher()
-    for n in range(60):
-        index(matcher, f"p{n}", "aaa", size=n)
+    matcher.add("default", [matcher.read_product(f"p{n}", "aaa", [], {"size": n}) for n in range(60)])
     matcher.close()
     file = tmp_path / "data" / "catalog.sqlite"
     whole = file.read_bytes()

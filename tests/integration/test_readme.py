@@ -64,7 +64,9 @@ def test_the_command_line_then_the_api(folder: Path) -> None:
         if "DELETE" in command:
             assert answer == ""
         else:
-            same_shape([json.loads(line) for line in next(shown).splitlines()], [json.loads(line) for line in answer.splitlines()])
+            same_shape(
+                [json.loads(line) for line in next(shown).splitlines()], [json.loads(line) for line in answer.splitlines()]
+            )
 
 
 def same_shape(shown: object, given: object) -> None:

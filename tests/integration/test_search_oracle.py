@@ -37,7 +37,7 @@ ANY_OF = {
     "size": st.lists(st.sampled_from(SIZES), min_size=1, max_size=3).map(tuple),
     "brand": st.lists(st.sampled_from(BRANDS), min_size=1, max_size=3).map(tuple),
 }
-FILTERS = st.just({}) | st.fixed_dictionaries({}, optional=ANY_OF)
+FILTERS: st.SearchStrategy[dict[str, tuple[Scalar, ...]]] = st.just({}) | st.fixed_dictionaries({}, optional=ANY_OF)
 
 
 @st.composite
@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
-Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=16)
+Machine.TestCase.settings = settings(max_examples=20, stateful_step_count=14)
 TestSearchAnswersLikeTheOracle = Machine.TestCase
 
 

@@ -68,8 +68,8 @@ def sorted_out(rows: Iterable[Listing | BadRow]) -> list[str | InvalidInput]:
     ("name", "content"),
     [
         ("t.csv", CSV), ("t.csv.gz", CSV), ("t.jsonl", JSONL), ("t.ndjson", JSONL), ("t.jsonl.gz", JSONL),
-        ("t.ndjson.gz", JSONL), ("t.csv", "\ufeff" + CSV), ("t.jsonl", "\ufeff" + JSONL), ("t.csv", CSV.replace("\n", "\r\n")),
-        ("t.csv", CSV + "\n\n"),
+        ("t.ndjson.gz", JSONL), ("t.csv", "\ufeff" + CSV), ("t.csv.gz", "\ufeff" + CSV), ("t.jsonl", "\ufeff" + JSONL),
+        ("t.csv", CSV.replace("\n", "\r\n")), ("t.csv", CSV + "\n\n"),
         ("t.csv", 'id,title,image,brand\n1,"Red shoe",a.jpg,"Nike"\n2,"Blue shoe","",""'),
     ],
 )  # fmt: skip
@@ -267,13 +267,13 @@ def test_ragged_csv_rows_are_left_out_and_the_rest_goes_on(folder: Path) -> None
 @pytest.mark.parametrize(
     "line",
     [
-        "not json", "[1]", "3", '"text"', "null", '{"title": "x"', "[" * 100_000, '{"title": ' + "9" * 5000 + "}",
-        '{"title": ["a"]}', '{"title": {}}', '{"id": [1], "title": "x"}', '{"title": "x", "extra": {"nested": 1}}',
-        '{"title": "x", "extra": [1]}', '{"title": "x", "extra": NaN}', '{"title": "x", "extra": 1e400}',
-        '{"title": "x", "image": 5}', '{"title": "x", "image": [null]}', '{"title": "x", "image": {"bytes": "text"}}',
-        '{"title": "x", "image": "missing.jpg"}', '{"title": "x", "image": "a.jpg|missing.jpg"}',
-        '{"title": "x", "image": "."}',
-        '{"title": "x", "image": "a\\u0000.jpg"}', '{"title": "x", "image": "a\\ud800.jpg"}',
+        "not json", "[1]", "3", '"text"', "null", "{", "[" * 100_000, '{"id": ' + "9" * 5000 + "}",
+        '{"id": 2, "title": ["a"]}', '{"id": 2, "title": {}}', '{"id": [2], "title": "x"}', '{"title": "no id"}',
+        '{"id": 2, "title": "x", "extra": {"nested": 1}}', '{"id": 2, "title": "x", "extra": [1]}',
+        '{"id": 2, "title": "x", "extra": NaN}', '{"id": 2, "title": "x", "extra": 1e400}',
+        '{"id": 2, "image": 5}', '{"id": 2, "image": [null]}', '{"id": 2, "image": {"bytes": "text"}}',
+        '{"id": 2, "image": "missing.jpg"}', '{"id": 2, "image": "a.jpg|missing.jpg"}', '{"id": 2, "image": "."}',
+        '{"id": 2, "image": "a\\u0000.jpg"}', '{"id": 2, "image": "a\\ud800.jpg"}',
     ],
     ids=lambda line: ascii(line[:40]),
 )  # fmt: skip

@@ -28,7 +28,7 @@ TITLE = TitleSpec(
     config="title_config.json", tokenizer="tokenizer.json", weights="title.safetensors", prefix="query: ", max_tokens=8,
     pad_id=1, features=3, dim=3, projection=False,
 )  # fmt: skip
-THRESHOLDS = {"fused": [(1, 0.5)]}
+THRESHOLDS = {"fused": [(1, 0.5)], "image": [(1, 0.5)], "title": [(1, 0.5)]}
 FILES = ["README.md", "bundle.json", "image.safetensors", "title.safetensors", "title_config.json", "tokenizer.json"]
 
 
@@ -214,7 +214,8 @@ def changed(*path: str, to: object) -> Callable[[dict[str, Any]], None]:
         changed("image", "dim", to=0),
         changed("image", "preprocessing", "framing", to="guess"),
         changed("title", "dim", to=2),
-        changed("thresholds", to={"sound": [[1, 0.5]]}),
+        changed("thresholds", to={"fused": [[1, 0.5]]}),
+        changed("thresholds", "sound", to=[[1, 0.5]]),
         changed("thresholds", "fused", to=[[10, 0.5], [5, 0.5]]),
         changed("thresholds", "fused", to=[[1, 1.5]]),
         changed("files", "README.md", "sha256", to="abc"),
@@ -334,6 +335,8 @@ def test_the_fingerprint_changes_with_the_weights(folder: Path, tmp_path: Path) 
 
 
 def test_the_fingerprint_survives_new_thresholds_and_texts(folder: Path, tmp_path: Path) -> None:
-    described = manifest_of(thresholds={"fused": [(1, 0.7)], "image": [(1, 0.6)]}, metrics={"f1": 0.9}, data={"rows": 5})
+    described = manifest_of(
+        thresholds={modality: [(1, 0.7), (9, 0.8)] for modality in THRESHOLDS}, metrics={"f1": 0.9}, data={"rows": 5}
+    )
     other = write_bundle(tmp_path / "other", described, fill_with(readme="# Another card\n"))
     assert other.fingerprint == load_bundle(folder).fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +14,7 @@ from app.api.errors import problem_of
 from app.api.routes.common import NDJSON, PROBLEMS, batch_body, line, service_of
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
 from app.api.service import Service
-from app.api.uploads import BatchItem, read_batch
+from app.api.uploads import Batch, BatchItem, read_batch
 from app.core.product import Embedding, Prepared, check_catalog, check_filter
 from app.errors import InvalidInput
 from app.listings import BadRow, Listing
@@ -37,23 +37,33 @@ async def match_batch(request: Request) -> StreamingResponse:
     service = service_of(request)
     settings = service.settings
     batch = await read_batch(request, MatchBatchIn, settings.max_batch_items, settings.max_image_bytes)
-    fields = batch.options
-    limit = DEFAULT_LIMIT if fields["limit"] is None else fields["limit"]
-    options = MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"])
-    service.matcher.catalog.size(options.catalog)
+    try:
+        options = _match_options(batch.options)
+        service.matcher.catalog.size(options.catalog)
+    except BaseException:
+        await batch.close()
+        raise
     request.state.log["items"] = len(batch.items)
-    return StreamingResponse(_match_lines(service, batch.items, options), media_type=NDJSON)
+    return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
 
 
-async def _match_lines(service: Service, items: list[BatchItem], options: MatchOptions) -> AsyncIterator[bytes]:
+def _match_options(fields: Mapping[str, Any]) -> MatchOptions:
+    limit = DEFAULT_LIMIT if fields["limit"] is None else fields["limit"]
+    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"])
+
+
+async def _match_lines(service: Service, batch: Batch, options: MatchOptions) -> AsyncIterator[bytes]:
     async def answer(item: BatchItem) -> bytes:
         try:
             return line(item, await service.patiently(lambda: _match_one(service, item, options)))
         except Exception as error:  # noqa: BLE001 - one bad item costs that item a line
             return line(item, {"error": problem_of(error)})
 
-    async for one in service.in_order(items, answer, window=2 * service.settings.max_batch_size):
-        yield one
+    try:
+        async for one in service.in_order(batch.items, answer, window=2 * service.settings.max_batch_size):
+            yield one
+    finally:
+        await batch.close()
 
 
 async def _match_one(service: Service, item: BatchItem, options: MatchOptions) -> dict[str, Any]:
@@ -88,21 +98,28 @@ async def put_batch(request: Request) -> StreamingResponse:
     service = service_of(request)
     settings = service.settings
     batch = await read_batch(request, CatalogBatchIn, settings.max_batch_items, settings.max_image_bytes)
-    catalog = check_catalog(batch.options["catalog"])
+    try:
+        catalog = check_catalog(batch.options["catalog"])
+    except BaseException:
+        await batch.close()
+        raise
     request.state.log["items"] = len(batch.items)
-    return StreamingResponse(_store_lines(service, batch.items, catalog), media_type=NDJSON)
+    return StreamingResponse(_store_lines(service, batch, catalog), media_type=NDJSON)
 
 
-async def _store_lines(service: Service, items: list[BatchItem], catalog: str) -> AsyncIterator[bytes]:
-    size = service.settings.max_batch_size
+async def _store_lines(service: Service, batch: Batch, catalog: str) -> AsyncIterator[bytes]:
+    size, items = service.settings.max_batch_size, batch.items
     chunks = [items[:1]] + [items[start : start + size] for start in range(1, len(items), size)]
 
     async def store(chunk: Sequence[BatchItem]) -> list[bytes]:
         return await _store_chunk(service, chunk, catalog)
 
-    async for lines in service.in_order(chunks, store, window=2):
-        for one in lines:
-            yield one
+    try:
+        async for lines in service.in_order(chunks, store, window=2):
+            for one in lines:
+                yield one
+    finally:
+        await batch.close()
 
 
 async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: str) -> list[bytes]:

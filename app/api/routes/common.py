@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 
-from app.api.errors import MEDIA_TYPE
 from app.api.schemas import BatchItemIn, ProblemOut
 from app.api.service import Service
 from app.api.uploads import BatchItem
@@ -24,7 +23,7 @@ _DESCRIPTIONS = {
     503: "Starting, stopping, or not able to answer.",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "description": text, "content": {MEDIA_TYPE: {}}} for status, text in _DESCRIPTIONS.items()
+    status: {"model": ProblemOut, "description": text} for status, text in _DESCRIPTIONS.items()
 }
 
 
@@ -36,7 +35,7 @@ def service_of(request: Request) -> Service:
 
 def line(item: BatchItem, outcome: dict[str, Any]) -> bytes:
     """Returns one NDJSON line: the item's position and id, and what became of it."""
-    return json.dumps({"index": item.index, "id": item.id} | outcome, ensure_ascii=False).encode() + b"\n"
+    return json.dumps({"index": item.index, "id": item.id} | outcome).encode() + b"\n"
 
 
 def batch_body(schema: type[BaseModel], manifest: str) -> dict[str, Any]:

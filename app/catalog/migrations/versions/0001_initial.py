@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.Column("updated_at", sa.DateTime, nullable=False),
         sa.UniqueConstraint("catalog_pk", "id"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_products_page", "products", ["catalog_pk", "pk"])
     op.create_table(

@@ -1,0 +1,57 @@
+"""How rows of SQL become products, vectors and keys again, inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.catalog.faiss_index import RowSet
+from app.catalog.records import AttributeRow, ProductRow, VectorRow
+from app.catalog.writing import chunks
+from app.core.product import Product, Scalar, canonical
+from app.errors import CatalogError, ProductNotFound
+
+READ_ROWS = 5000
+
+
+def product_row(session: Session, catalog_pk: int, product_id: str) -> ProductRow:
+    """Returns a product of a catalog. Raises ProductNotFound."""
+    row = session.scalar(select(ProductRow).where(ProductRow.catalog_pk == catalog_pk, ProductRow.id == product_id))
+    if row is None:
+        raise ProductNotFound(f"there is no product '{product_id}' in that catalog.")
+    return row
+
+
+def products_by_key(session: Session, keys: Sequence[int]) -> dict[int, Product]:
+    """Returns the products that have these keys."""
+    found: dict[int, Product] = {}
+    for part in chunks(keys):
+        rows = session.scalars(select(ProductRow).where(ProductRow.pk.in_(part)))
+        found.update({row.pk: row.product() for row in rows})
+    return found
+
+
+def read_vectors(session: Session, catalog_pk: int, dim: int) -> Iterator[RowSet]:
+    """Yields the index rows of a catalog in blocks. Raises CatalogError if they do not have `dim` dimensions."""
+    columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
+    result = session.execute(columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk))
+    for part in result.yield_per(READ_ROWS).partitions():
+        keys, flags, blobs = zip(*part, strict=True)
+        if any(len(blob) != 4 * dim for blob in blobs):
+            raise CatalogError("the database holds vectors of another dimension: run 'python -m app index --reembed'.")
+        vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dim)
+        yield RowSet(np.array(keys, np.int64), np.array(flags, np.uint8), vectors)
+
+
+def agreeing_keys(session: Session, catalog_pk: int, where: Mapping[str, tuple[Scalar, ...]]) -> NDArray[np.int64]:
+    """Returns the keys of the products that a filter lets through."""
+    agreeing = select(ProductRow.pk).where(ProductRow.catalog_pk == catalog_pk)
+    for name, accepted in where.items():
+        values = [canonical(value) for value in accepted]
+        having = select(AttributeRow.product_pk).where(AttributeRow.name == name, AttributeRow.value.in_(values))
+        agreeing = agreeing.where(ProductRow.pk.in_(having))
+    return np.array(session.scalars(agreeing).all(), np.int64)

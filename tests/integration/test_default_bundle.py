@@ -1,0 +1,157 @@
+"""The shipped bundle on the shipped sample: real photos, real titles, real towers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image, ImageOps
+
+from app.api.app import create_app
+from app.bootstrap import build_matcher
+from app.bulk import index_rows
+from app.core.product import Embedding, Prepared
+from app.listings import read_table
+from app.matcher import Matcher, MatchOptions
+from app.model_store import load_bundle
+from app.settings import Settings
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parent.parent.parent
+SAMPLES = ROOT / "samples"
+BUNDLE = ROOT / "model_store" / "default"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (SAMPLES / name).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matcher]:
+    """The default bundle with the sample catalog indexed."""
+    settings = Settings(bundle=BUNDLE, data_dir=tmp_path_factory.mktemp("sample") / "data", device="cpu")
+    matcher = build_matcher(settings)
+    index_rows(matcher, read_table(SAMPLES / "catalog.csv"), "default", lambda done: None)
+    yield matcher
+    matcher.close()
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    x, y = image.width * 6 // 100, image.height * 6 // 100
+    return image.crop((x, y, image.width - x, image.height - y))
+
+
+def bordered(image: Image.Image) -> Image.Image:
+    return ImageOps.expand(image, image.width // 20, "white")
+
+
+EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "crop": cropped,
+    "JPEG 30": lambda image: image,
+    "border": bordered,
+}
+
+
+def edited(file: Path, edit: str) -> bytes:
+    stream = io.BytesIO()
+    EDITS[edit](Image.open(file).convert("RGB")).save(stream, "JPEG", quality=30 if edit == "JPEG 30" else 85)
+    return stream.getvalue()
+
+
+def reworded(title: str) -> str:
+    words = title.split()
+    random.Random(title).shuffle(words)
+    return f"READY STOCK {' '.join(words).lower()} original free shipping"
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_copy_with_a_reworded_title_finds_its_product_first(sample: Matcher, edit: str) -> None:
+    products = rows("catalog.csv")
+    asked = [
+        sample.read_query(edited(SAMPLES / product["image"].split("|")[0], edit), reworded(product["title"]))
+        for product in products
+    ]
+    answers = sample.match(asked, MatchOptions())
+    wrong = [
+        product["id"]
+        for product, answer in zip(products, answers, strict=True)
+        if not answer.matches or answer.matches[0].product.id != product["id"]
+    ]
+    assert wrong == []
+
+
+def test_another_product_of_the_same_kind_is_no_match(sample: Matcher) -> None:
+    kinds = {row["id"]: row for row in rows("catalog.csv")}
+    groceries = [one for one in kinds if one.startswith(("grocery", "apc"))]
+    for product_id in groceries:
+        answer = sample.matches_of(product_id, MatchOptions())
+        assert [match.product.id for match in answer.matches] == []
+
+
+def test_the_vector_of_a_file_is_the_same_however_it_comes_in(sample: Matcher, tmp_path: Path) -> None:
+    photo = SAMPLES / "queries" / "q17.jpg"
+    table = tmp_path / "one.csv"
+    table.write_text(f"id,title,image\nfrom-index,Extension cord,{photo}\n", encoding="utf-8")
+    index_rows(sample, read_table(table), "vectors", lambda done: None)
+    with TestClient(create_app(keeping_open(sample), Settings(data_dir=tmp_path))) as client:
+        sent = {"title": "Extension cord"}
+        client.post(
+            "/catalog", data={"id": "from-api", "catalog": "vectors", **sent}, files={"image": photo.read_bytes()}
+        ).raise_for_status()
+        answer = client.post("/match", data={"catalog": "vectors", **sent}, files={"image": photo.read_bytes()}).json()
+    assert {(one["id"], one["score"]) for one in answer["matches"]} == {("from-index", 1.0), ("from-api", 1.0)}
+    by_index, by_api = (sample.catalog.embedding("vectors", one) for one in ("from-index", "from-api"))
+    np.testing.assert_array_equal(by_index.images, by_api.images)
+    assert by_index.title is not None
+    assert by_api.title is not None
+    np.testing.assert_array_equal(by_index.title, by_api.title)
+
+
+def keeping_open(matcher: Matcher) -> Matcher:
+    class Open(Matcher):
+        def close(self) -> None:
+            """The fixture closes it."""
+
+    return Open(matcher.encoder, matcher.catalog, matcher.thresholds, matcher.model)
+
+
+def test_a_vector_hardly_depends_on_its_batch(sample: Matcher) -> None:
+    asked = [
+        sample.read_query((SAMPLES / row["image"].split("|")[0]).read_bytes(), row["title"])
+        for row in rows("catalog.csv")[40:60]
+    ]
+    together = sample.embed(asked)
+    for one, prepared in zip(together, asked, strict=True):
+        alone = sample.embed([prepared])[0]
+        np.testing.assert_allclose(one.images, alone.images, atol=2e-6)
+        np.testing.assert_allclose(title_of(one), title_of(alone), atol=2e-6)
+
+
+def title_of(embedding: Embedding) -> np.ndarray:  # type: ignore[type-arg]
+    assert embedding.title is not None
+    return embedding.title
+
+
+def test_photo_only_and_title_only_vectors_are_the_halves(sample: Matcher) -> None:
+    row = rows("catalog.csv")[0]
+    both = sample.read_query((SAMPLES / row["image"].split("|")[0]).read_bytes(), row["title"])
+    whole, photo, title = sample.embed([both, Prepared(both.photos), Prepared((), both.title)])
+    np.testing.assert_allclose(whole.images, photo.images, atol=2e-6)
+    np.testing.assert_allclose(title_of(whole), title_of(title), atol=2e-6)
+    assert (photo.title, len(title.images)) == (None, 0)
+
+
+def test_the_bundle_is_small_and_in_order() -> None:
+    bundle = load_bundle(BUNDLE)
+    files = [file for file in BUNDLE.iterdir() if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 100_000_000
+    assert max(file.stat().st_size for file in files) < 95_000_000
+    assert {file.name for file in files} == {*bundle.manifest.files, "bundle.json"}
