@@ -130,10 +130,12 @@ class Matcher:
 
     def query(self, embedding: Embedding, options: MatchOptions, exclude: str | None = None) -> Query:
         """Returns the question to the catalog, with the threshold that applies. Raises CatalogNotFound."""
-        threshold = options.threshold
-        if threshold is None:
-            threshold = self.thresholds.at(embedding.modality, self.catalog.size(options.catalog))
-        return Query(embedding, threshold, options.limit, options.where, exclude)
+        if options.threshold is not None:
+            return Query(embedding, options.threshold, options.limit, options.where, exclude)
+        gallery = self.catalog.size(options.catalog)
+        own = self.thresholds.at(embedding.modality, gallery)
+        partial = {modality: self.thresholds.at(modality, gallery) for modality in self.thresholds.points}
+        return Query(embedding, own, options.limit, options.where, exclude, partial)
 
     def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
         """Answers queries to one catalog. Raises CatalogNotFound."""

@@ -175,7 +175,6 @@ def show(queries: list[Row], answers: list[dict[str, Any]]) -> int:
             asked = ["", "", ""]
         if not matches or answer["total"] > SHOWN:
             table.add_row(*asked, f"[italic]and {answer['total'] - SHOWN} more[/]" if matches else "[italic]no match[/]")
-        table.add_section()
     console.print(table)
     return found
 

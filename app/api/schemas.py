@@ -79,7 +79,8 @@ class AnswerOut(BaseModel):
                         "attributes": {"category": "Vegetables"}, "image_url": "/catalog/grocery-004/image",
                     }
                 ],
-                "total": 1, "truncated": False, "exact": True, "threshold": 0.6, "gallery": 88, "catalog": "default",
+                "total": 1, "truncated": False, "exact": True, "threshold": 0.6,
+                "partial_thresholds": {"image": 0.8}, "gallery": 88, "catalog": "default",
                 "model": "default@0123456789abcdef", "took_ms": 41.5,
             }
         }
@@ -90,6 +91,9 @@ class AnswerOut(BaseModel):
     truncated: Annotated[bool, Field(description="True if more products match than are shown.")]
     exact: Annotated[bool, Field(description="False if an approximate index may have missed some.")]
     threshold: Annotated[float, Field(description="The threshold that applied, inclusive.")]
+    partial_thresholds: Annotated[
+        dict[str, float], Field(description="Applied to products that share only a photo, or only a title, with the query.")
+    ]
     gallery: Annotated[int, Field(description="Products in the catalog.")]
     catalog: str
     model: str
@@ -101,6 +105,7 @@ class AnswerOut(BaseModel):
         return cls(
             matches=[MatchOut.of(match, catalog) for match in answer.matches], total=answer.total,
             truncated=answer.truncated, exact=answer.exact, threshold=answer.threshold, gallery=answer.gallery,
+            partial_thresholds={m: t for m, t in answer.partial.items() if m != "fused" and t != answer.threshold},
             catalog=catalog, model=model, took_ms=round(took_ms, 1),
         )  # fmt: skip
 

@@ -103,7 +103,7 @@ class LocalCatalog:
         if found:
             raise ModelMismatch(
                 f"the catalog in {self._data.folder} was embedded by another model ({', '.join(sorted(found))}, this one "
-                f"is {self._fingerprint}): run 'python -m app index --reembed' once, or set SAMESKU_BUNDLE back to the old bundle."
+                f"is {self._fingerprint}): run 'python -m app index --reembed' once, or set SAMESKU_BUNDLE back."
             )
 
     def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
@@ -289,7 +289,8 @@ def _answer(query: Query, ranked: Ranked, products: Mapping[int, Product], galle
         product = products[int(key)]
         if agrees(product.attributes, query.where):
             matches.append(Match(product, float(score), _number(image), _number(title)))
-    return Answer(tuple(matches), query.threshold, ranked.total - (len(ranked.keys) - len(matches)), gallery)
+    total = ranked.total - (len(ranked.keys) - len(matches))
+    return Answer(tuple(matches), query.threshold, total, gallery, partial=query.partial)
 
 
 def _number(value: float) -> float | None:

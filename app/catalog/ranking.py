@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog.faiss_index import FlatIndex
-from app.core.fusion import Fusion
+from app.core.fusion import MODALITY_OF, Fusion
 from app.core.product import Query
 
 BLOCK_ROWS = 65_536
@@ -48,12 +48,11 @@ def rank(index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Seq
     questions = [fusion.questions(query.embedding, index.kinds()) for query in queries]
     slots: list[Keys] = [np.zeros(0, np.int64)] * len(queries)
     for allowed, members in _by_scope(scopes):
-        owners = [n for n in members for _ in questions[n]]
-        if not owners:
+        asked = [(n, queries[n].bound(modality), one) for n in members for modality, rows in questions[n] for one in rows]
+        if not asked:
             continue
-        stacked = np.concatenate([questions[n] for n in members])
-        found = index.candidates(stacked, [queries[n].threshold for n in owners], allowed)
-        for owner, answer in zip(owners, found, strict=True):
+        found = index.candidates(np.stack([one for _, _, one in asked]), [bound for _, bound, _ in asked], allowed)
+        for (owner, _, _), answer in zip(asked, found, strict=True):
             slots[owner] = np.union1d(slots[owner], answer)
     return [_rank_one(index, fusion, q, s, scope) for q, s, scope in zip(queries, slots, scopes, strict=True)]
 
@@ -65,6 +64,14 @@ def _by_scope(scopes: Sequence[Scope]) -> list[tuple[Keys | None, list[int]]]:
     return list(groups.values())
 
 
+def _bounds(query: Query, shared: NDArray[np.uint8]) -> Doubles:
+    """Returns the threshold of each row, by what it shares with the query; none for nothing in common."""
+    by_flag = np.full(4, np.inf)
+    for flag, modality in MODALITY_OF.items():
+        by_flag[flag] = query.bound(modality)
+    return by_flag[shared]
+
+
 def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, slots: Keys, scope: Scope) -> Ranked:
     fused, flags = fusion.fuse(query.embedding)
     kept: list[tuple[Keys, Doubles]] = [(np.zeros(0, np.int64), np.zeros((3, 0)))]
@@ -72,7 +79,8 @@ def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, slots: Keys, scope
         rows = index.rows(slots[start : start + BLOCK_ROWS])
         for one, flag in zip(fused, flags, strict=True):  # a product that asks may have several photos
             scores = fusion.score_rows(one, int(flag), rows.vectors, rows.flags)
-            enough = (scores.score >= query.threshold) & (rows.keys != (-1 if scope.excluded is None else scope.excluded))
+            enough = scores.score >= _bounds(query, rows.flags & flag)
+            enough &= rows.keys != (-1 if scope.excluded is None else scope.excluded)
             kept.append((rows.keys[enough], np.stack([scores.score, scores.image, scores.title])[:, enough]))
     keys = np.concatenate([part[0] for part in kept])
     table = np.concatenate([part[1] for part in kept], axis=1)

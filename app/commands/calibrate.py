@@ -71,7 +71,7 @@ def calibrate(
         _show("After, on the other listings", measured)
         metrics["held_out"] = [
             {"modality": p.modality, "gallery": p.gallery, "threshold": p.threshold, "f1": round(p.f1, 4),
-             "precision": round(p.precision, 4), "recall": round(p.recall, 4)}
+             "precision": round(p.precision, 4), "recall": round(p.recall, 4), "decision": round(p.decision, 4)}
             for p in measured
         ]  # fmt: skip
     update = {
@@ -90,9 +90,9 @@ def calibrate(
 
 def _show(title: str, points: Sequence[Point]) -> None:
     table = Table(title=title, title_justify="left")
-    for column in ("query has", "gallery", "threshold", "F1", "precision", "recall"):
+    for column in ("query has", "gallery", "threshold", "decision", "F1", "precision", "recall"):
         table.add_column(column, justify="left" if column == "query has" else "right")
     for p in points:
-        numbers = (f"{p.threshold:.3f}", f"{p.f1:.3f}", f"{p.precision:.3f}", f"{p.recall:.3f}")
+        numbers = [f"{value:.3f}" for value in (p.threshold, p.decision, p.f1, p.precision, p.recall)]
         table.add_row(p.modality, f"{p.gallery:,}", *numbers)
     console.print(table)

@@ -27,6 +27,7 @@ BLOCK_ROWS = 4096
 HAS_IMAGE = 1
 HAS_TITLE = 2
 HAS_BOTH = HAS_IMAGE | HAS_TITLE
+MODALITY_OF = {HAS_BOTH: "fused", HAS_IMAGE: "image", HAS_TITLE: "title"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Fusion:
         title = (rows[0, self.image_dim :] / np.sqrt(1 - self.weight)).astype(np.float32) if flags[0] & HAS_TITLE else None
         return Embedding(images, title)
 
-    def questions(self, embedding: Embedding, kinds: set[int]) -> Floats:
+    def questions(self, embedding: Embedding, kinds: set[int]) -> list[tuple[str, Floats]]:
         """Returns the question vectors whose answers together hold every match of a query.
 
         Args:
@@ -101,19 +102,20 @@ class Fusion:
             kinds: flags of the rows that the gallery holds; questions that none of them could answer are left out.
 
         Returns:
-            `(questions, dim)` float32. A row scores at or above a threshold only if its inner product with at
-            least one of them is, up to float32 rounding.
+            `fused`, `image` or `title`, each with its `(questions, dim)` float32 vectors. A row that shares that
+            modality with the query scores at or above a threshold only if its inner product with one of them is,
+            up to float32 rounding.
         """
         fused, flags = self.fuse(embedding)
         asked = int(flags[0])
-        out: list[Floats] = []
+        out: list[tuple[str, Floats]] = []
         if asked == HAS_BOTH and HAS_BOTH in kinds:
-            out.append(fused)
+            out.append(("fused", fused))
         if asked & HAS_IMAGE and (kinds & ({HAS_IMAGE, HAS_BOTH} if asked == HAS_IMAGE else {HAS_IMAGE})):
-            out.append(self._only(fused / self.weight, HAS_IMAGE))
+            out.append(("image", self._only(fused / self.weight, HAS_IMAGE)))
         if asked & HAS_TITLE and (kinds & ({HAS_TITLE, HAS_BOTH} if asked == HAS_TITLE else {HAS_TITLE})):
-            out.append(self._only(fused[:1] / (1 - self.weight), HAS_TITLE))
-        return np.concatenate(out) if out else np.zeros((0, self.dim), np.float32)
+            out.append(("title", self._only(fused[:1] / (1 - self.weight), HAS_TITLE)))
+        return out
 
     def _only(self, z: Floats, half: int) -> Floats:
         kept = z.copy()

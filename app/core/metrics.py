@@ -14,12 +14,31 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Means over listings at each threshold: F1, precision and recall of the matches, the listing itself included."""
+    """What each threshold would give, as means over listings.
+
+    Attributes:
+        thresholds: `(t,)`, rising.
+        f1, precision, recall: `(t,)`, of the matches with the listing itself included (the competition's metric).
+        found: `(t,)`, F1 with the listing itself left out, over the listings that have another one in their group.
+        clean: `(t,)`, share of the same listings for which nothing outside their group is returned: what they would
+            see if their product were not in the catalog.
+    """
 
     thresholds: NDArray[np.float64]
     f1: NDArray[np.float64]
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
+    found: NDArray[np.float64]
+    clean: NDArray[np.float64]
+
+    @property
+    def decision(self) -> NDArray[np.float64]:
+        """`(t,)`, the mean of `found` and `clean`: half of the queries have a match in the catalog, half have none.
+
+        F1 alone does not do: with many listings that match nothing it is best where nothing is ever returned,
+        and with few it forgives false matches.
+        """
+        return (self.found + self.clean) / 2
 
     def best(self) -> int:
         """Position of the best F1; of equal ones the middle, which is the safest."""
@@ -42,7 +61,8 @@ def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDAr
         thresholds: `(t,)` float64, rising.
     """
     sizes = np.bincount(groups)[groups]
-    sums = np.zeros((3, len(thresholds)))
+    sums = np.zeros((5, len(thresholds)))
+    paired = max(1, int((sizes > 1).sum()))
     for start in range(0, len(vectors), BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, len(vectors))
         scores = vectors[start:stop] @ vectors.T
@@ -59,8 +79,13 @@ def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDAr
         sums[0] += (2 * right / (true + predicted)).sum(0)
         sums[1] += (right / predicted).sum(0)
         sums[2] += (right / true).sum(0)
-    f1, precision, recall = sums / len(vectors)
-    return Curve(thresholds, f1, precision, recall)
+        others = np.maximum(true + predicted - 2, 1)
+        asked = true[:, 0] > 1
+        sums[3] += (2 * (right - 1) / others)[asked].sum(0)
+        sums[4] += (predicted == right)[asked].sum(0)
+    f1, precision, recall = sums[:3] / len(vectors)
+    found, clean = sums[3:] / paired
+    return Curve(thresholds, f1, precision, recall, found, clean)
 
 
 def _reaching(gaps: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -109,6 +109,8 @@ class Query:
     Attributes:
         embedding: of the query, with at most one photo row where it comes from outside.
         threshold: smallest score that counts, in [-1, 1], inclusive.
+        partial: thresholds for products that share only a photo (`image`) or only a title (`title`) with the query,
+            where they differ from `threshold`: a cosine of two photos means something else than a fused one.
         limit: how many matches to return, best first, >= 1.
         where: attribute -> accepted values (any of); every attribute must agree.
         exclude: id of a product to leave out (the one that asks).
@@ -119,6 +121,11 @@ class Query:
     limit: int
     where: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     exclude: str | None = None
+    partial: Mapping[str, float] = field(default_factory=dict)
+
+    def bound(self, modality: str) -> float:
+        """The threshold for products that share `modality` with the query."""
+        return self.partial.get(modality, self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,7 @@ class Answer:
     Attributes:
         matches: at most `limit` of them.
         threshold: the one that applied.
+        partial: thresholds of products that share less with the query, see `Query`.
         total: products at or above the threshold, shown or not.
         gallery: products in the catalog, before filters.
         exact: False if an approximate index may have missed some.
@@ -148,6 +156,7 @@ class Answer:
     total: int
     gallery: int
     exact: bool = True
+    partial: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def truncated(self) -> bool:

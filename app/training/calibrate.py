@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from app.core.decision import Thresholds
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
-from app.core.metrics import threshold_curve
+from app.core.metrics import Curve, threshold_curve
 from app.core.product import Embedding, Floats, Prepared
 from app.encoders.multimodal import Encoder
 from app.errors import AppError, EmptyProduct, InvalidListings
@@ -18,7 +18,8 @@ from app.listings import BadRow, Listing
 from app.matcher import embed
 
 GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
-SIZES = (100, 300, 1000, 3000, 10_000, 30_000)
+# no smaller ones: a small random draw holds few look-alikes, a small shop of one kind of thing holds many
+SIZES = (1000, 3000, 10_000, 30_000)
 DRAWS = 3
 MIN_ROWS = 50
 CHUNK = 256
@@ -36,7 +37,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The metric at one threshold, modality and gallery size; means over listings."""
+    """The metrics of one threshold, modality and gallery size, see `app.core.metrics.Curve`."""
 
     modality: str
     gallery: int
@@ -44,6 +45,7 @@ class Point:
     f1: float
     precision: float
     recall: float
+    decision: float
 
 
 def embed_listings(
@@ -88,7 +90,7 @@ def embed_listings(
 
 
 def fit_thresholds(data: Labelled, fusion: Fusion, seed: int = 0) -> list[Point]:
-    """Finds the best threshold for each modality and gallery size, by mean F1 over listings.
+    """Finds the best threshold for each modality and gallery size, by `Curve.decision`.
 
     A gallery of a given size is a draw of whole groups; smaller ones are drawn more than once and averaged.
     """
@@ -98,12 +100,9 @@ def fit_thresholds(data: Labelled, fusion: Fusion, seed: int = 0) -> list[Point]
         for size in [s for s in SIZES if s < len(vectors)] + ([len(vectors)] if len(vectors) >= MIN_ROWS else []):
             draws = [_draw(groups, size, seed + draw) for draw in range(DRAWS if size < len(vectors) else 1)]
             curves = [threshold_curve(vectors[kept], groups[kept], GRID) for kept in draws]
-            f1 = np.mean([curve.f1 for curve in curves], axis=0)
-            top = np.flatnonzero(f1 >= f1.max() - 1e-12)
-            n = int(top[len(top) // 2])
-            precision = float(np.mean([curve.precision[n] for curve in curves]))
-            recall = float(np.mean([curve.recall[n] for curve in curves]))
-            points.append(Point(modality, size, float(GRID[n]), float(f1[n]), precision, recall))
+            decision = np.mean([curve.decision for curve in curves], axis=0)
+            top = np.flatnonzero(decision >= decision.max() - 1e-12)
+            points.append(_point(modality, size, curves, int(top[len(top) // 2])))
     if not points:
         raise InvalidListings(
             f"thresholds need at least {MIN_ROWS} labelled rows of a modality, there are {len(data.groups)}."
@@ -128,9 +127,16 @@ def measure(data: Labelled, fusion: Fusion, thresholds: Thresholds) -> list[Poin
         if len(vectors):
             threshold = thresholds.at(modality, len(vectors))
             curve = threshold_curve(vectors, groups, np.array([threshold]))
-            scores = float(curve.f1[0]), float(curve.precision[0]), float(curve.recall[0])
-            points.append(Point(modality, len(vectors), threshold, *scores))
+            points.append(_point(modality, len(vectors), [curve], 0))
     return points
+
+
+def _point(modality: str, gallery: int, curves: Sequence[Curve], n: int) -> Point:
+    """Returns the means of several draws at grid point `n`."""
+    f1, precision, recall, decision = (
+        float(np.mean([getattr(curve, name)[n] for curve in curves])) for name in ("f1", "precision", "recall", "decision")
+    )
+    return Point(modality, gallery, float(curves[0].thresholds[n]), f1, precision, recall, decision)
 
 
 def _of_modality(data: Labelled, fusion: Fusion, modality: str) -> tuple[Floats, NDArray[np.int64]]:

@@ -15,7 +15,18 @@ from PIL import Image
 from tests.api.calls import BLUE, GREEN, RED, ask, found, put, without_time
 from tests.fakes import FINGERPRINT, photo
 
-ANSWER_FIELDS = {"matches", "total", "truncated", "exact", "threshold", "gallery", "catalog", "model", "took_ms"}
+ANSWER_FIELDS = {
+    "matches",
+    "total",
+    "truncated",
+    "exact",
+    "threshold",
+    "partial_thresholds",
+    "gallery",
+    "catalog",
+    "model",
+    "took_ms",
+}
 MATCH_FIELDS = {"id", "score", "image_score", "title_score", "title", "attributes", "image_url"}
 
 
@@ -211,3 +222,13 @@ def test_an_odd_but_good_photo_is_taken_and_matches_itself(
 def test_a_rotated_photo_looks_like_the_upright_one(client: TestClient) -> None:
     put(client, "upright", None, encoded(gradient().transpose(Image.Transpose.ROTATE_270), "JPEG"))
     assert ask(client, None, rotated()).json()["matches"][0]["score"] > 0.9999
+
+
+def test_a_product_with_only_a_photo_must_reach_the_photos_threshold(mixed: TestClient) -> None:
+    answer = ask(mixed, "aab", RED).json()  # fused .9, photos .95, titles .8
+    assert (answer["threshold"], answer["partial_thresholds"]) == (0.9, {"image": 0.95, "title": 0.8})
+    assert ask(mixed, "aab", RED, threshold=0.9).json()["partial_thresholds"] == {}
+    mixed.post("/catalog", data={"id": "reddish"}, files={"image": photo((255, 110, 0))}).raise_for_status()
+    near = {m["id"]: m["score"] for m in ask(mixed, "aab", RED, threshold=0.9).json()["matches"]}
+    assert 0.9 <= near["reddish"] < 0.95
+    assert "reddish" not in [m["id"] for m in ask(mixed, "aab", RED).json()["matches"]]

@@ -74,6 +74,6 @@ def test_blocks_do_not_change_the_result() -> None:
 
 def test_the_best_of_equal_thresholds_is_the_middle_one() -> None:
     f1 = np.array([0.1, 0.7, 0.9, 0.9, 0.9, 0.2])
-    curve = Curve(np.linspace(0, 1, 6), f1, f1, f1)
+    curve = Curve(np.linspace(0, 1, 6), f1, f1, f1, f1, f1)
     assert curve.best() == 3
     assert (curve.at(0.41), curve.at(-5), curve.at(5)) == (2, 0, 5)
