@@ -54,7 +54,8 @@ class FakeEncoder:
 def colour_vector(pixels: Pixels) -> Floats:
     """The unit vector of a photo."""
     mean = pixels.reshape(-1, 3).mean(axis=0) + 1e-3  # black has a direction too
-    return (mean / np.linalg.norm(mean)).astype(np.float32)
+    vector: Floats = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return vector
 
 
 def letter_vector(title: str) -> Floats:

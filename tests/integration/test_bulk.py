@@ -279,3 +279,12 @@ def test_a_product_that_is_left_without_vectors_can_be_asked_for_its_matches(ope
     index_rows(matcher, [row(1, "c", None, BLUE)], "default", lambda _: None)
     assert shown(matcher.match([matcher.read_query(BLUE, None)], MatchOptions(0.99))[0]) == ["c"]
     matcher.close()
+
+
+def test_a_row_without_an_id_is_skipped_by_indexing_and_answered_by_matching(matcher: Matcher) -> None:
+    nameless = Listing(1, None, "aaa", ())
+    summary = index_rows(matcher, [nameless, row(2, "b", "aaa")], "default", lambda _: None)
+    assert (summary.created, ["has no id" in str(bad.error) for bad in summary.bad]) == (1, [True])
+    (answered,) = match_rows(matcher, [nameless], MatchOptions(), lambda _: None)
+    assert isinstance(answered.result, Answer)
+    assert answered.result.total == 1

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from app.api.app import create_app
 from app.bootstrap import build_matcher
 from app.bulk import index_rows
-from app.core.product import Embedding, Prepared
+from app.core.product import Embedding, Floats, Prepared
 from app.listings import read_table
 from app.matcher import Matcher, MatchOptions
 from app.model_store import load_bundle
@@ -146,7 +146,7 @@ def test_a_vector_hardly_depends_on_its_batch(sample: Matcher) -> None:
         np.testing.assert_allclose(title_of(one), title_of(alone), atol=2e-6)
 
 
-def title_of(embedding: Embedding) -> np.ndarray:  # type: ignore[type-arg]
+def title_of(embedding: Embedding) -> Floats:
     assert embedding.title is not None
     return embedding.title
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def commands(kind: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a fresh clone, for what the commands write."""
     clone = tmp_path_factory.mktemp("clone")
     for name in CARRIED:
@@ -64,9 +63,17 @@ def test_the_command_line_then_the_api(folder: Path) -> None:
         if "DELETE" in command:
             assert answer == ""
         else:
-            same_shape(
-                [json.loads(line) for line in next(shown).splitlines()], [json.loads(line) for line in answer.splitlines()]
-            )
+            same_shape(documents(next(shown)), documents(answer))
+
+
+def documents(text: str) -> list[object]:
+    """The JSON documents that follow each other in a text."""
+    found, rest = [], text.strip()
+    while rest:
+        document, end = json.JSONDecoder().raw_decode(rest)
+        found.append(document)
+        rest = rest[end:].lstrip()
+    return found
 
 
 def same_shape(shown: object, given: object) -> None:

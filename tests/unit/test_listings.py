@@ -49,9 +49,9 @@ def good(rows: Iterable[Listing | BadRow]) -> list[Listing]:
     return found
 
 
-def sorted_out(rows: Iterable[Listing | BadRow]) -> list[str | InvalidInput]:
+def sorted_out(rows: Iterable[Listing | BadRow]) -> list[str | InvalidInput | None]:
     """Ids of good rows, errors of bad ones."""
-    found: list[str | InvalidInput] = []
+    found: list[str | InvalidInput | None] = []
     for row in rows:
         if isinstance(row, BadRow):
             assert isinstance(row.error, InvalidInput)
@@ -102,8 +102,9 @@ def test_columns_can_be_named(folder: Path) -> None:
     assert found == [Listing(1, "S1", "Shoe", (b"A",), {"id": "7"}, "G")]
 
 
-def test_without_an_id_column_rows_are_numbered(folder: Path) -> None:
-    assert [row.id for row in good(read_table(table(folder, "title\na\nb\n")))] == ["1", "2"]
+def test_rows_may_have_no_id(folder: Path) -> None:
+    assert [(row.row, row.id) for row in good(read_table(table(folder, "title\na\nb\n")))] == [(1, None), (2, None)]
+    assert [row.id for row in good(read_table(table(folder, "id,title\n,a\n2,b\n")))] == [None, "2"]
 
 
 @pytest.mark.parametrize("cell", ["a.jpg|b.jpg", " a.jpg | b.jpg ", "a.jpg||b.jpg|"])
@@ -125,7 +126,7 @@ def test_json_lines_may_leave_keys_out(folder: Path) -> None:
         {"title": "first"}, {"id": "two", "image": "b.jpg"}, {"posting_id": "three", "title": "x", "label_group": 3}
     )
     found = good(read_table(table(folder, rows, "t.jsonl")))
-    assert found == [Listing(1, "1", "first", ()), Listing(2, "two", None, (b"B",)), Listing(3, "three", "x", (), {}, "3")]
+    assert found == [Listing(1, None, "first", ()), Listing(2, "two", None, (b"B",)), Listing(3, "three", "x", (), {}, "3")]
 
 
 # -- Parquet --------------------------------------------------------------------------------------------------
@@ -213,7 +214,6 @@ def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
         ("t.csv", b"", "empty"),
         ("t.csv", b"\n\n", "empty"),
         ("t.csv", b"id,name,picture\n1,a,b\n", "neither a title nor an image"),
-        ("t.jsonl", b'{"id": 1, "name": "x"}\n', "neither a title nor an image"),
         ("t.csv", b"id,title\n1,caf\xe9\n", "not UTF-8"),
         ("t.jsonl", b'{"title": "caf\xe9"}\n', "not UTF-8"),
         ("t.csv", CSV.encode("utf-16"), "not UTF-8"),
@@ -268,7 +268,7 @@ def test_ragged_csv_rows_are_left_out_and_the_rest_goes_on(folder: Path) -> None
     "line",
     [
         "not json", "[1]", "3", '"text"', "null", "{", "[" * 100_000, '{"id": ' + "9" * 5000 + "}",
-        '{"id": 2, "title": ["a"]}', '{"id": 2, "title": {}}', '{"id": [2], "title": "x"}', '{"title": "no id"}',
+        '{"id": 2, "title": ["a"]}', '{"id": 2, "title": {}}', '{"id": [2], "title": "x"}',
         '{"id": 2, "title": "x", "extra": {"nested": 1}}', '{"id": 2, "title": "x", "extra": [1]}',
         '{"id": 2, "title": "x", "extra": NaN}', '{"id": 2, "title": "x", "extra": 1e400}',
         '{"id": 2, "image": 5}', '{"id": 2, "image": [null]}', '{"id": 2, "image": {"bytes": "text"}}',
@@ -288,12 +288,6 @@ def test_a_bad_first_line_does_not_hide_the_columns(folder: Path) -> None:
     bad, fine = sorted_out(read_table(table(folder, "oops\n" + lines({"id": "a", "title": "x"}), "t.jsonl")))
     assert isinstance(bad, InvalidListings)
     assert fine == "a"
-
-
-def test_a_row_without_an_id_is_left_out_where_there_is_an_id_column(folder: Path) -> None:
-    bad, fine = sorted_out(read_table(table(folder, "id,title\n,a\n2,b\n")))
-    assert "has no id" in str(bad)
-    assert fine == "2"
 
 
 def test_an_unreadable_photo_costs_only_its_row_and_is_named(folder: Path) -> None:
