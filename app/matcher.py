@@ -94,7 +94,7 @@ class Matcher:
             EmptyProduct: neither photo nor title, or none that this model reads.
             InvalidInput: InvalidImage, InvalidTitle. PayloadTooLarge: too many bytes or pixels.
         """
-        return self._read([] if image is None else [image], title)[0]
+        return read(self.encoder, [] if image is None else [image], title)[0]
 
     def read_product(
         self, product_id: str, title: str | None, images: Sequence[bytes], attributes: Mapping[str, Scalar]
@@ -103,20 +103,8 @@ class Matcher:
         check_id(product_id)
         if len(images) > MAX_PHOTOS:
             raise InvalidInput(f"a product takes at most {MAX_PHOTOS} photos, got {len(images)}.")
-        prepared, uploads, clean = self._read(images, title)
+        prepared, uploads, clean = read(self.encoder, images, title)
         return PreparedProduct(product_id, clean, uploads, attributes, prepared)
-
-    def _read(self, images: Sequence[bytes], title: str | None) -> tuple[Prepared, tuple[Upload, ...], str | None]:
-        if not images and title is None:
-            raise EmptyProduct("there is neither a photo nor a title: send at least one of them.")
-        clean = None if title is None else self.encoder.read_title(title)
-        read = [self.encoder.read_photo(data) for data in images]
-        photos = tuple(pixels for _, pixels in read) if self.encoder.image_dim else ()
-        prepared = Prepared(photos, clean if self.encoder.title_dim else None)
-        if not prepared.photos and prepared.title is None:
-            lacking = "titles" if images else "photos"
-            raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
-        return prepared, tuple(upload for upload, _ in read), clean
 
     # -- embedding and searching: heavy, batched ---------------------------------------------------------------
 
@@ -162,6 +150,27 @@ class Matcher:
     def close(self) -> None:
         """Closes the catalog."""
         self.catalog.close()
+
+
+def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> tuple[Prepared, tuple[Upload, ...], str | None]:
+    """Checks and decodes a product or a query.
+
+    Returns:
+        What the towers take (only what this model reads), the photos as uploaded, and the clean title.
+
+    Raises:
+        EmptyProduct: neither photo nor title, or none that this model reads. Others as `Encoder`.
+    """
+    if not images and title is None:
+        raise EmptyProduct("there is neither a photo nor a title: send at least one of them.")
+    clean = None if title is None else encoder.read_title(title)
+    read = [encoder.read_photo(data) for data in images]
+    photos = tuple(pixels for _, pixels in read) if encoder.image_dim else ()
+    prepared = Prepared(photos, clean if encoder.title_dim else None)
+    if not prepared.photos and prepared.title is None:
+        lacking = "titles" if images else "photos"
+        raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
+    return prepared, tuple(upload for upload, _ in read), clean
 
 
 def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:

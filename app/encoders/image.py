@@ -27,7 +27,7 @@ class ImageTower(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """Returns pooled backbone features, `(n, features)`, before projection and normalisation."""
         maps = self.backbone((pixels.float() - self.mean) / self.std)
-        return pool(maps, self.spec.pooling, self.spec.gem_power)
+        return pool(maps, self.spec.features, self.spec.pooling, self.spec.gem_power)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
@@ -38,11 +38,13 @@ def _channels(values: tuple[float, float, float]) -> nn.Buffer:
     return nn.Buffer(torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
 
 
-def pool(maps: Tensor, how: str, power: float) -> Tensor:
-    """Pools backbone output to `(n, features)`: `(n, c, h, w)` maps, `(n, tokens, c)` tokens, or already pooled."""
+def pool(maps: Tensor, features: int, how: str, power: float) -> Tensor:
+    """Pools backbone output to `(n, features)`: maps `(n, c, h, w)` or `(n, h, w, c)`, tokens `(n, t, c)`, or pooled."""
     maps = maps.float()
     if maps.ndim == 2:
         return maps
+    if maps.ndim == 4 and maps.shape[1] != features:  # Swin and its like
+        maps = maps.permute(0, 3, 1, 2)
     dims = (2, 3) if maps.ndim == 4 else (1,)
     if how == "avg":
         return maps.mean(dims)

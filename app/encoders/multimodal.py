@@ -66,6 +66,19 @@ class MultimodalEncoder:
         self._image = runtime.place(load_image_tower(spec, folder)) if spec.image else None
         self._title = runtime.place(load_title_tower(spec, folder)) if spec.title else None
         self._tokens = TitleTokens(spec.title, folder / spec.title.tokenizer) if spec.title else None
+        self._check_dimensions()
+
+    def _check_dimensions(self) -> None:
+        """Embeds something, which also warms the towers up; every shape that weights alone do not prove is proven here."""
+        size = self.spec.image.preprocessing.size if self.spec.image else 0
+        blank = [np.zeros((size, size, 3), np.uint8)] if size else []
+        try:
+            found = self.embed_photos(blank).shape[1], self.embed_titles(["a"] if self.title_dim else []).shape[1]
+        except EncodingFailed as error:
+            raise DimensionMismatch("the towers do not run with these weights: create the bundle again.") from error
+        if found != (self.image_dim, self.title_dim):
+            wanted = (self.image_dim, self.title_dim)
+            raise DimensionMismatch(f"the towers give vectors of {found} dimensions, the manifest says {wanted}.")
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         """See `Encoder`."""

@@ -76,11 +76,19 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
         std=tuple(config["std"]),
     )
     save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
-    features = cast("int", backbone.num_features)
+    features = _width(backbone, preprocessing.size)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
         features=features, dim=features, projection=False, preprocessing=preprocessing,
     )  # fmt: skip
+
+
+def _width(backbone: torch.nn.Module, size: int) -> int:
+    """Returns the channels of a backbone's output; what timm calls `num_features` is not always that."""
+    with torch.inference_mode():
+        shape = tuple(backbone.eval()(torch.zeros(1, 3, size, size)).shape)
+    declared = {getattr(backbone, name, None) for name in ("num_features", "head_hidden_size")}
+    return int(shape[1] if len(shape) == 4 and shape[1] in declared else shape[-1])
 
 
 def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:

@@ -36,6 +36,9 @@ class Columns:
     def check(self, present: Iterable[str], name: str) -> None:
         """Checks the header of a table. Raises InvalidListings if a named column, or both title and image, are missing."""
         available = list(present)
+        broken = [column for column in available if not column.isprintable()]
+        if broken:
+            raise InvalidListings(f"{name} has a column name that is no plain text ({broken[0]!a}): rename it.")
         for role in self.DEFAULTS:
             wanted: str | None = getattr(self, role)
             if wanted is not None and wanted not in available:

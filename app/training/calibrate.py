@@ -13,9 +13,9 @@ from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
 from app.core.metrics import Curve, threshold_curve
 from app.core.product import Embedding, Floats, Prepared
 from app.encoders.multimodal import Encoder
-from app.errors import AppError, EmptyProduct, InvalidListings
+from app.errors import AppError, InvalidListings
 from app.listings import BadRow, Listing
-from app.matcher import embed
+from app.matcher import embed, read
 
 GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
 # no smaller ones: a small random draw holds few look-alikes, a small shop of one kind of thing holds many
@@ -72,10 +72,7 @@ def embed_listings(
                 raise row.error
             if row.group is None:
                 raise InvalidListings(f"row {row.row} has no group.")
-            if not row.images and row.title is None:
-                raise EmptyProduct(f"row {row.row} has neither a photo nor a title.")
-            photos = tuple(encoder.read_photo(image)[1] for image in row.images[:1])
-            waiting.append(Prepared(photos, None if row.title is None else encoder.read_title(row.title)))
+            waiting.append(read(encoder, row.images[:1], row.title)[0])
             groups.append(row.group)
         except AppError as error:
             bad.append(BadRow(row.row, row.id, error))

@@ -134,7 +134,7 @@ BAD_FORMS: dict[str, dict[str, Any]] = {
     "no usable column": {"manifest": ("m.csv", b"id,name\n1,x\n")},
     "Latin-1": {"manifest": ("m.csv", "id,title\na,\xe9".encode("latin-1"))},
     "only bad JSON lines": {"manifest": ("m.jsonl", b"[1]\n{\n")},
-    "a column that is no text": {"manifest": ("m.jsonl", b'{"\\ud800": 1}')},
+    "a column that is no text": {"manifest": csv_file("id,title,a\x07b", "a,x,y")},
     "an id twice in CSV": {"manifest": csv_file("id,title", "a,x", "b,y", "a,z")},
     "an id twice in JSON lines": {"manifest": jsonl_file({"id": 1, "title": "x"}, {"id": "1", "title": "y"})},
     "a broken id twice": {"manifest": jsonl_file({"id": "\ud800", "title": "x"}, {"id": "\ud800", "title": "y"})},

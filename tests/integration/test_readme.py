@@ -54,8 +54,9 @@ def test_the_command_line_then_the_api(folder: Path) -> None:
     assert sorted([*local, *calls, "make demo", "make test"]) == sorted(every)
     for command in local:
         run(command, folder)
-    answered = list(csv.DictReader((folder / "matches.csv").open(encoding="utf-8")))
-    assert {row["query"] for row in answered} >= {"q01", "q17"}
+    with (folder / "matches.csv").open(encoding="utf-8", newline="") as stream:
+        answered = {row["query"] for row in csv.DictReader(stream)}
+    assert answered >= {"q01", "q08"}
     with running_service(folder, ROOT / "model_store" / "default") as url:
         answers = [run(command.replace("http://127.0.0.1:8000", url), folder) for command in calls]
     shown = iter(blocks("json"))
