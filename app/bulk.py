@@ -149,9 +149,8 @@ def reembed(encoder: Encoder, work: Reembedding, photos: PhotoStore, tick: Tick)
         for batch in work.batches(CHUNK):
             read = list(pool.map(lambda product: _reread(encoder, product, photos), batch))
             failed += [(product, error) for product, (_, errors) in zip(batch, read, strict=True) for error in errors]
-            usable = [prepared for prepared, _ in read if prepared.photos or prepared.title is not None]
-            embedded = iter(embed(encoder, usable))
-            work.store(batch, [next(embedded) if p.photos or p.title is not None else None for p, _ in read])
+            embedded = iter(embed(encoder, [prepared for prepared, _ in read if not prepared.empty]))
+            work.store(batch, [None if prepared.empty else next(embedded) for prepared, _ in read])
             tick(len(batch))
     return failed
 

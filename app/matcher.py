@@ -167,7 +167,7 @@ def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> tuple[
     read = [encoder.read_photo(data) for data in images]
     photos = tuple(pixels for _, pixels in read) if encoder.image_dim else ()
     prepared = Prepared(photos, clean if encoder.title_dim else None)
-    if not prepared.photos and prepared.title is None:
+    if prepared.empty:
         lacking = "titles" if images else "photos"
         raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
     return prepared, tuple(upload for upload, _ in read), clean

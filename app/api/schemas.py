@@ -138,9 +138,7 @@ class BatchItemIn(BaseModel):
         try:
             return cls.model_validate(item)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "item"
-            raise InvalidInput(f"{where}: {first['msg']}") from None
+            raise first_problem(error, "item") from None
 
     def photos(self) -> list[bytes]:
         """Decodes the photos. Raises InvalidImage if one is not base64."""
@@ -188,6 +186,12 @@ class ModelOut(BaseModel):
     title_dim: int
     catalogs: dict[str, int] = Field(description="Products per catalog.")
     details: dict[str, Any] = Field(description="Encoders, training, data and metrics, from the bundle's manifest.")
+
+
+def first_problem(error: ValidationError, whole: str) -> InvalidInput:
+    """Returns the first problem that validation found; `whole` names the thing where no field is to blame."""
+    first = error.errors()[0]
+    return InvalidInput(f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}")
 
 
 def image_url(product_id: str, catalog: str, position: int = 0) -> str:

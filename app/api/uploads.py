@@ -8,7 +8,8 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteUpload
 
-from app.api.schemas import BatchItemIn
+from app.api.schemas import BatchItemIn, first_problem
 from app.core.product import check_attributes
 from app.errors import (
     DuplicateIds,
@@ -104,6 +105,16 @@ class Batch:
             await self.form.close()
 
 
+@asynccontextmanager
+async def closed_on_error(owner: FormData | Batch) -> AsyncIterator[None]:
+    """Closes a form or a batch if what is done with it fails; otherwise whoever gets it next closes it."""
+    try:
+        yield
+    except BaseException:
+        await owner.close()
+        raise
+
+
 async def read_batch(request: Request, schema: type[BaseModel], max_items: int, max_image_bytes: int) -> Batch:
     """Reads a batch as JSON, or as a form with `manifest` (CSV or JSON lines) and `photos` (zip).
 
@@ -117,18 +128,12 @@ async def read_batch(request: Request, schema: type[BaseModel], max_items: int, 
         batch = await asyncio.to_thread(_json_batch, await request.body(), schema)
     elif kind == "multipart/form-data":
         form = await request.form(max_files=2, max_fields=16)
-        try:
+        async with closed_on_error(form):
             batch = await asyncio.to_thread(_form_batch, form, schema, max_image_bytes)
-        except BaseException:
-            await form.close()
-            raise
     else:
         raise UnsupportedMedia("send application/json with items, or multipart/form-data with manifest and photos.")
-    try:
+    async with closed_on_error(batch):
         _check_items(batch.items, max_items)
-    except BaseException:
-        await batch.close()
-        raise
     return batch
 
 
@@ -148,8 +153,7 @@ def _json_batch(body: bytes, schema: type[BaseModel]) -> Batch:
     try:
         fields = schema.model_validate_json(body).model_dump()
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+        raise first_problem(error, "body") from None
     items = [_json_item(index, item) for index, item in enumerate(fields.pop("items"))]
     return Batch(items, fields)
 
@@ -184,8 +188,7 @@ def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -
     try:
         options = schema.model_validate({"items": [], **fields}).model_dump()
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise first_problem(error, "body") from None
     options.pop("items")
     open_photo = _photo_opener(photos, max_image_bytes)
     return Batch(_manifest_items(manifest, open_photo), options, form)

@@ -41,13 +41,18 @@ class Curve:
         return (self.found + self.clean) / 2
 
     def best(self) -> int:
-        """Position of the best F1; of equal ones the middle, which is the safest."""
-        top = np.flatnonzero(self.f1 >= self.f1.max() - 1e-12)
-        return int(top[len(top) // 2])
+        """Position of the best F1, see `middle_of_best`."""
+        return middle_of_best(self.f1)
 
     def at(self, threshold: float) -> int:
         """Position of the grid point nearest to a threshold."""
         return int(np.abs(self.thresholds - threshold).argmin())
+
+
+def middle_of_best(values: NDArray[np.float64]) -> int:
+    """Returns the position of the largest value; of equal ones the middle, which is the safest threshold."""
+    top = np.flatnonzero(values >= values.max() - 1e-12)
+    return int(top[len(top) // 2])
 
 
 def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDArray[np.float64]) -> Curve:

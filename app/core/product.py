@@ -38,6 +38,11 @@ class Prepared:
     photos: tuple[Pixels, ...] = ()
     title: str | None = None
 
+    @property
+    def empty(self) -> bool:
+        """True if there is nothing for the towers."""
+        return not self.photos and self.title is None
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.decision import Thresholds
-from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
-from app.core.metrics import Curve, threshold_curve
+from app.core.fusion import MODALITY_OF, Fusion
+from app.core.metrics import Curve, middle_of_best, threshold_curve
 from app.core.product import Embedding, Floats, Prepared
 from app.encoders.multimodal import Encoder
 from app.errors import AppError, InvalidListings
@@ -23,7 +23,7 @@ SIZES = (1000, 3000, 10_000, 30_000)
 DRAWS = 3
 MIN_ROWS = 50
 CHUNK = 256
-NEEDED = {"fused": HAS_BOTH, "image": HAS_IMAGE, "title": HAS_TITLE}
+NEEDED = {modality: flags for flags, modality in MODALITY_OF.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,7 @@ def fit_thresholds(data: Labelled, fusion: Fusion, seed: int = 0) -> list[Point]
             draws = [_draw(groups, size, seed + draw) for draw in range(DRAWS if size < len(vectors) else 1)]
             curves = [threshold_curve(vectors[kept], groups[kept], GRID) for kept in draws]
             decision = np.mean([curve.decision for curve in curves], axis=0)
-            top = np.flatnonzero(decision >= decision.max() - 1e-12)
-            points.append(_point(modality, size, curves, int(top[len(top) // 2])))
+            points.append(_point(modality, size, curves, middle_of_best(decision)))
     if not points:
         raise InvalidListings(
             f"thresholds need at least {MIN_ROWS} labelled rows of a modality, there are {len(data.groups)}."

@@ -14,7 +14,7 @@ from app.api.errors import problem_of
 from app.api.routes.common import NDJSON, PROBLEMS, batch_body, line, service_of
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
 from app.api.service import Service
-from app.api.uploads import Batch, BatchItem, read_batch
+from app.api.uploads import Batch, BatchItem, closed_on_error, read_batch
 from app.core.product import Embedding, Prepared, check_catalog, check_filter
 from app.errors import InvalidInput
 from app.listings import BadRow, Listing
@@ -37,12 +37,9 @@ async def match_batch(request: Request) -> StreamingResponse:
     service = service_of(request)
     settings = service.settings
     batch = await read_batch(request, MatchBatchIn, settings.max_batch_items, settings.max_image_bytes)
-    try:
+    async with closed_on_error(batch):
         options = _match_options(batch.options)
         service.matcher.catalog.size(options.catalog)
-    except BaseException:
-        await batch.close()
-        raise
     request.state.log["items"] = len(batch.items)
     return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
 
@@ -98,11 +95,8 @@ async def put_batch(request: Request) -> StreamingResponse:
     service = service_of(request)
     settings = service.settings
     batch = await read_batch(request, CatalogBatchIn, settings.max_batch_items, settings.max_image_bytes)
-    try:
+    async with closed_on_error(batch):
         catalog = check_catalog(batch.options["catalog"])
-    except BaseException:
-        await batch.close()
-        raise
     request.state.log["items"] = len(batch.items)
     return StreamingResponse(_store_lines(service, batch, catalog), media_type=NDJSON)
 
