@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from app import __version__
-from app.commands import bundle, calibrate, index, match, serve
+from app.commands import bundle, calibrate, evaluate, index, match, serve, train
 from app.commands.common import console
 from app.errors import AppError
 from app.settings import Settings
@@ -19,9 +19,11 @@ cli = typer.Typer(
     help="samesku: is this the same product?", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 cli.command()(serve.serve)
+cli.command()(train.train)
 cli.command()(index.index)
 cli.command()(match.match)
 cli.command()(calibrate.calibrate)
+cli.command()(evaluate.evaluate)
 cli.add_typer(bundle.app, name="bundle")
 
 

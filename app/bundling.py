@@ -19,7 +19,7 @@ from app.encoders.preprocess import InputLimits, clean_title, read_photo
 from app.encoders.title import TitleTokens, TitleTower
 from app.errors import AppError, InvalidInput
 from app.listings import BadRow, Listing
-from app.model_store import Bundle, new_manifest, write_bundle
+from app.model_store import Bundle, Manifest, new_manifest, write_bundle
 from app.training.projection import principal_components
 
 DEFAULT_THRESHOLDS = {"fused": 0.85, "image": 0.85, "title": 0.9}  # until `calibrate` has fitted the bundle's own
@@ -65,9 +65,8 @@ def create(
     weight = recipe.weight if with_both else float(recipe.image_encoder is not None)
     if with_both and not 0 < weight < 1:
         raise InvalidInput(f"--weight is the share of the image cosine and must lie in (0, 1), not {weight}.")
-    made: list[EncoderSpec] = []
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path) -> Manifest:
         image = title = None
         if recipe.image_encoder is not None:
             image = pretrained.image_tower(recipe.image_encoder, recipe.image, folder, recipe.half)
@@ -75,16 +74,12 @@ def create(
             title = pretrained.title_tower(recipe.title_encoder, recipe.title, folder, recipe.half)
         spec = EncoderSpec(image=image, title=title, fusion=FusionSpec(weight=weight))
         spec = _fit_projections(spec, recipe, folder, listings, tick)
-        made.append(spec)
         (folder / "README.md").write_text(card or _plain_card(out.name, recipe), "utf-8")
-
-    def manifest() -> Any:
-        spec = made[0]
         origin = {"image_encoder": _source(recipe.image_encoder), "title_encoder": _source(recipe.title_encoder)}
         thresholds = {modality: [(1, DEFAULT_THRESHOLDS[modality])] for modality in sorted(spec.modalities())}
         return new_manifest(out.name, spec, thresholds, origin=origin, training={"trained": False})
 
-    return write_bundle(out, manifest, fill)
+    return write_bundle(out, fill)
 
 
 def _source(name: str | None) -> str | None:
@@ -138,7 +133,7 @@ def _features(
                     photos.append(image.features(batch).numpy())
             words = [clean_title(row.title, limits) for row in good if row.title]
             if title is not None and tokens is not None and words:
-                titles.append(title.features(*tokens(words)).numpy())
+                titles.append(title.features(tokens(words)).numpy())
             tick(len(chunk))
     return photos, titles
 

@@ -17,6 +17,8 @@
     |-- Overloaded              a bounded queue is full; carries `retry_after_s`
     |-- NotReady                starting, stopping, or a worker that does not answer
     |-- EncodingFailed          the towers failed on input that had passed every check
+    |-- TrainingInterrupted     a run that was asked to stop; its checkpoint is written
+    |-- TrainingFailed          a run whose loss is no number any more
     |-- BundleError             a model bundle that must not be served; stops start-up
     |   |-- ManifestMissing     no `bundle.json`
     |   |-- ManifestInvalid     a `bundle.json` that does not describe a bundle of this version
@@ -137,6 +139,18 @@ class EncodingFailed(AppError):
     """The towers failed on input that had passed every check."""
 
     code = "encoding_failed"
+
+
+class TrainingInterrupted(AppError):
+    """A run was asked to stop; its checkpoint is written."""
+
+    code = "training_interrupted"
+
+
+class TrainingFailed(AppError):
+    """A run whose loss is no number any more."""
+
+    code = "training_failed"
 
 
 class BundleError(AppError):

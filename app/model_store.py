@@ -97,7 +97,7 @@ class Manifest(BaseModel):
         Covers towers, preprocessing, fusion and the bytes of every file they use, but neither thresholds nor
         texts: recalibrating a bundle keeps its vectors valid, anything else does not.
         """
-        parts = self.spec().model_dump(mode="json")
+        parts = self.spec().model_dump(mode="json", exclude_none=True)  # an option that is not used changes no vector
         parts["files"] = {name: self.files[name].sha256 for name in self.vector_files()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -174,18 +174,18 @@ def _check_projection(file: Path, tower: ImageSpec | TitleSpec) -> None:
             found = tuple(tensors.get_slice(name).get_shape()) if name in tensors.keys() else None  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DimensionMismatch(f"{file} is not a safetensors file: create the bundle again.") from error
-    wanted = (tower.dim, tower.features) if tower.projection else None
+    wanted = (tower.own_dim, tower.features) if tower.projection else None
     if found != wanted:
         raise DimensionMismatch(f"{file.name} has a projection of shape {found}, the manifest says {wanted}.")
 
 
-def write_bundle(folder: Path, manifest: Callable[[], Manifest], fill: Callable[[Path], None]) -> Bundle:
+def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Bundle:
     """Writes a bundle so that `folder` holds either the old one or the new one, whole, at every moment.
 
     Args:
         folder: where; an existing *bundle* there is replaced, any other folder is left alone.
-        manifest: called after `fill`; its result gets `files` added here.
-        fill: writes every file of the bundle, `README.md` included, into the temporary folder that it is given.
+        fill: writes every file of the bundle, `README.md` included, into the temporary folder that it is given, and
+            returns the manifest, to which `files` is added here.
 
     Raises:
         BundleError: `folder` exists and is no bundle, or the result would not load.
@@ -196,9 +196,9 @@ def write_bundle(folder: Path, manifest: Callable[[], Manifest], fill: Callable[
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         scratch.chmod(0o755)
-        fill(scratch)
+        manifest = fill(scratch)
         entries = {f.name: FileEntry(sha256=sha256_of(f), size_bytes=f.stat().st_size) for f in sorted(scratch.iterdir())}
-        complete = manifest().model_copy(update={"files": entries})
+        complete = manifest.model_copy(update={"files": entries})
         (scratch / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", "utf-8")
         for file in scratch.iterdir():
             file.chmod(0o644)

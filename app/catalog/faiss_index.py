@@ -20,6 +20,7 @@ FREE = -1
 SLACK = 2e-5  # float32 rounding of question vectors scaled by up to 1/sqrt(w); the exact scores decide afterwards
 ANSWER_BYTES = 256 << 20  # a low bound can return every row: so many queries at a time that this still fits
 _RESULT_BYTES = 12  # FAISS returns an int64 and a float32 per row
+QUERY_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +131,28 @@ class FlatIndex:
             return np.zeros((0, self.dim), np.float32)
         view: Floats = faiss.rev_swig_ptr(self._index.get_xb(), size).reshape(-1, self.dim)
         return view
+
+
+def nearest(queries: Floats, gallery: Floats, k: int, block: int = QUERY_BLOCK) -> tuple[Floats, NDArray[np.int64]]:
+    """Finds the k largest inner products of each query, exactly, without an index.
+
+    Args:
+        queries: `(n, dim)` float32.
+        gallery: `(rows, dim)` float32.
+        k: how many; a smaller gallery answers with all its rows.
+        block: queries at a time.
+
+    Returns:
+        `(n, min(k, rows))` float32 inner products, falling, and int64 positions in the gallery. Rounding is float32's:
+        scores that decide something are computed again by the caller.
+    """
+    k = min(k, len(gallery))
+    scores = np.zeros((len(queries), k), np.float32)
+    found = np.zeros((len(queries), k), np.int64)
+    if k == 0:
+        return scores, found
+    faiss.cvar.distance_compute_blas_threshold = 4 * gallery.shape[1]  # as in FlatIndex
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        scores[part], found[part] = faiss.knn(queries[part], gallery, k, faiss.METRIC_INNER_PRODUCT)
+    return scores, found

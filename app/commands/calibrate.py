@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -36,14 +36,20 @@ def calibrate(
     title_column: TitleColumn = None,
     image_column: ImageColumn = None,
     group_column: GroupColumn = None,
+    criterion: Annotated[
+        Literal["decision", "f1"], typer.Option(help="What thresholds are best for: see docs/training.md.")
+    ] = "decision",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
 ) -> None:
     """Fit a bundle's thresholds. Its vectors stay as they are, so nothing has to be indexed again."""
     from app.bootstrap import build_encoder
     from app.core.decision import Thresholds
     from app.files import sha256_of
-    from app.listings import count_rows, read_table
-    from app.model_store import load_bundle, write_bundle
+    from app.listings import count_rows
+    from app.model_store import Manifest, load_bundle, write_bundle
     from app.training import calibrate as fitting
+    from app.training.data import read_labelled
+    from app.training.features import embed_items
 
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
@@ -52,13 +58,14 @@ def calibrate(
     named = columns(id_column, title_column, image_column, group_column)
 
     def embed(file: Path) -> fitting.Labelled:
-        rows = read_table(file, named, images)
-        with progress(f"Embedding {file.name}", count_rows(file)) as tick:
-            data, bad = fitting.embed_listings(encoder, fusion, rows, tick)
-        show_bad_rows(bad)
-        return data
+        with progress(f"Reading {file.name}", count_rows(file)) as tick:
+            read = read_labelled(file, named, images, strict=strict, tick=tick)
+        with progress(f"Embedding {file.name}", len(read.items)) as tick:
+            features, kept, bad = embed_items(read.items, ("image", "title"), encoder, fusion, tick)
+        show_bad_rows([*read.problems, *bad])
+        return fitting.labelled_from(features, kept)
 
-    points = fitting.fit_thresholds(embed(listings), fusion)
+    points = fitting.fit_thresholds(embed(listings), fusion, criterion)
     _show("Fitted (scores on the listings they were fitted to)", points)
     before = manifest.decision()
     fitted = fitting.thresholds_of(points)
@@ -80,11 +87,12 @@ def calibrate(
         "metrics": metrics,
     }
 
-    def copy(folder: Path) -> None:
+    def copied(folder: Path) -> Manifest:
         for name in manifest.files:
             shutil.copyfile(bundle / name, folder / name)
+        return manifest.model_copy(update=update)
 
-    write_bundle(bundle, lambda: manifest.model_copy(update=update), copy)
+    write_bundle(bundle, copied)
     console.print(f"Written: new thresholds in {bundle}, fingerprint {loaded.fingerprint} as before.")
 
 

@@ -28,14 +28,25 @@ ImageColumn = Annotated[
     str | None, typer.Option(help="Paths or bytes; several paths joined by |. Default: image or images.")
 ]
 GroupColumn = Annotated[str | None, typer.Option(help="Label that equal products share. Default: group or label_group.")]
+PhashColumn = Annotated[
+    str | None, typer.Option(help="Perceptual hash of the photo, 16 hexadecimal digits. Default: image_phash.")
+]
+FamilyColumn = Annotated[
+    str | None, typer.Option(help="Label of products that are alike but not equal: kept in one fold. No default.")
+]
 BundleDir = Annotated[Path | None, typer.Option("--bundle", help="Default: SAMESKU_BUNDLE or model_store/default.")]
 
 
 def columns(
-    id_column: str | None, title_column: str | None, image_column: str | None, group_column: str | None = None
+    id_column: str | None,
+    title_column: str | None,
+    image_column: str | None,
+    group_column: str | None = None,
+    phash_column: str | None = None,
+    family_column: str | None = None,
 ) -> Columns:
     """Returns the columns that the options name."""
-    return Columns(id_column, title_column, image_column, group_column)
+    return Columns(id_column, title_column, image_column, group_column, phash_column, family_column)
 
 
 @contextmanager

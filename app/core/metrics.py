@@ -78,21 +78,36 @@ def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDAr
         rows = np.arange(stop - start)[:, None]
         slots = len(thresholds) + 1
         flat = (rows * slots + gap).ravel()
-        predicted = _reaching(np.bincount(flat, minlength=(stop - start) * slots).reshape(-1, slots))
-        right = _reaching(np.bincount(flat[same.ravel()], minlength=(stop - start) * slots).reshape(-1, slots))
-        true = sizes[start:stop, None]
-        sums[0] += (2 * right / (true + predicted)).sum(0)
-        sums[1] += (right / predicted).sum(0)
-        sums[2] += (right / true).sum(0)
-        others = np.maximum(true + predicted - 2, 1)
-        asked = true[:, 0] > 1
-        sums[3] += (2 * (right - 1) / others)[asked].sum(0)
-        sums[4] += (predicted == right)[asked].sum(0)
-    f1, precision, recall = sums[:3] / len(vectors)
-    found, clean = sums[3:] / paired
-    return Curve(thresholds, f1, precision, recall, found, clean)
+        predicted = reaching(np.bincount(flat, minlength=(stop - start) * slots).reshape(-1, slots))
+        right = reaching(np.bincount(flat[same.ravel()], minlength=(stop - start) * slots).reshape(-1, slots))
+        sums += sums_of(predicted, right, sizes[start:stop])
+    return Curve(thresholds, *(sums[:3] / len(vectors)), *(sums[3:] / paired))
 
 
-def _reaching(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
+def sums_of(predicted: NDArray[np.int64], right: NDArray[np.int64], true: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Adds up over listings what a `Curve` holds the means of.
+
+    Args:
+        predicted: `(n, t)`, listings returned at each threshold, the asking one included.
+        right: `(n, t)`, those of them that are of its group.
+        true: `(n,)`, listings of its group in the gallery; each counts the asking one.
+
+    Returns:
+        `(5, t)`: f1, precision, recall over all listings; found, clean over those with another one in their group.
+    """
+    size = true[:, None]
+    asked = true > 1
+    return np.stack(
+        [
+            (2 * right / (size + predicted)).sum(0),
+            (right / predicted).sum(0),
+            (right / size).sum(0),
+            (2 * (right - 1) / np.maximum(size + predicted - 2, 1))[asked].sum(0),
+            (predicted == right)[asked].sum(0),
+        ]
+    )
+
+
+def reaching(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
     """`(rows, t + 1)` counts per gap -> `(rows, t)` counts at or above each threshold."""
     return gaps[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]

@@ -38,24 +38,67 @@ class Preprocessing(_Frozen):
 
 
 class ImageSpec(_Frozen):
-    """The image tower. `architecture` is a timm name; `features` its pooled width; `dim` that of the vector."""
+    """The image tower.
+
+    Attributes:
+        architecture: a timm name.
+        weights: file of the bundle.
+        pooling, gem_power: how the backbone's last maps become one row.
+        stages: early stages (timm's feature levels, from 0) whose mean and standard deviation per channel join that row:
+            they know the colours that the last maps have forgotten.
+        features: width of the row.
+        dim: of the vector.
+        projection: whether a linear layer leads from one to the other.
+        preprocessing: how a photo becomes the input.
+    """
 
     architecture: str
     weights: str
     pooling: Literal["avg", "gem"]
     gem_power: Annotated[float, Field(ge=1, le=10)] = 3.0
+    stages: tuple[Annotated[int, Field(ge=0, le=10)], ...] = ()
     features: Positive
     dim: Positive
     projection: bool
     preprocessing: Preprocessing
+
+    @property
+    def own_dim(self) -> int:
+        """Dimensions of the backbone's part of the vector: all of it."""
+        return self.dim
 
     @model_validator(mode="after")
     def _width(self) -> ImageSpec:
         return _check_width(self)
 
 
+class NgramSpec(_Frozen):
+    """The part of a title's vector that knows no language: hashed character n-grams.
+
+    Attributes:
+        shortest, longest: n of the n-grams, counted within words (with a space at either end of a word).
+        buckets: how many weights there are; n-grams share one by hash.
+        dim: of this part of the vector; a power of two that divides `buckets / 2`.
+        share: of this part in the title's cosine, in (0, 1).
+    """
+
+    shortest: Annotated[int, Field(ge=1, le=10)] = 2
+    longest: Annotated[int, Field(ge=1, le=10)] = 5
+    buckets: Annotated[int, Field(ge=1024, le=1 << 22)] = 1 << 18
+    dim: Annotated[int, Field(ge=16, le=4096)] = 512
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _sizes(self) -> NgramSpec:
+        if self.shortest > self.longest:
+            raise ValueError(f"n-grams of {self.shortest} to {self.longest} characters: the shortest is the longer one")
+        if self.dim & (self.dim - 1) or self.buckets & (self.buckets - 1) or self.buckets < 2 * self.dim:
+            raise ValueError("buckets and dim of the n-grams are powers of two, buckets at least twice dim")
+        return self
+
+
 class TitleSpec(_Frozen):
-    """The title tower: a Hugging Face configuration, a `tokenizers` file, and masked mean pooling."""
+    """The title tower: a Hugging Face configuration, a `tokenizers` file, masked mean pooling, and maybe n-grams."""
 
     config: str
     tokenizer: str
@@ -66,6 +109,12 @@ class TitleSpec(_Frozen):
     features: Positive
     dim: Positive
     projection: bool
+    ngrams: NgramSpec | None = None
+
+    @property
+    def own_dim(self) -> int:
+        """Dimensions of the transformer's part of the vector."""
+        return self.dim - (self.ngrams.dim if self.ngrams else 0)
 
     @model_validator(mode="after")
     def _width(self) -> TitleSpec:
@@ -73,8 +122,8 @@ class TitleSpec(_Frozen):
 
 
 def _check_width(spec: _Tower) -> _Tower:
-    if not spec.projection and spec.dim != spec.features:
-        raise ValueError(f"without a projection, dim must equal features ({spec.features}), not {spec.dim}")
+    if spec.own_dim < 1 or (not spec.projection and spec.own_dim != spec.features):
+        raise ValueError(f"without a projection, the backbone's part has {spec.features} dimensions, not {spec.own_dim}")
     return spec
 
 

@@ -26,8 +26,7 @@ class ImageTower(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Returns pooled backbone features, `(n, features)`, before projection and normalisation."""
-        maps = self.backbone((pixels.float() - self.mean) / self.std)
-        return pool(maps, self.spec.features, self.spec.pooling, self.spec.gem_power)
+        return pooled_features(self.backbone, (pixels.float() - self.mean) / self.std, self.spec)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
@@ -36,6 +35,16 @@ class ImageTower(nn.Module):
 
 def _channels(values: tuple[float, float, float]) -> nn.Buffer:
     return nn.Buffer(torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
+
+
+def pooled_features(backbone: nn.Module, inputs: Tensor, spec: ImageSpec) -> Tensor:
+    """Returns `(n, features)` of normalised inputs `(n, 3, size, size)`: last maps pooled, early stages' statistics."""
+    if not spec.stages:
+        return pool(backbone(inputs), spec.features, spec.pooling, spec.gem_power)
+    last, early = backbone.forward_intermediates(inputs, indices=list(spec.stages))  # type: ignore[operator]
+    statistics = [part for maps in early for part in (maps.float().mean((2, 3)), maps.float().std((2, 3)))]
+    own = spec.features - sum(part.shape[1] for part in statistics)
+    return torch.cat([pool(last, own, spec.pooling, spec.gem_power), *statistics], dim=1)
 
 
 def pool(maps: Tensor, features: int, how: str, power: float) -> Tensor:

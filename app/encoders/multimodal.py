@@ -109,8 +109,7 @@ class MultimodalEncoder:
             return np.zeros((0, self.title_dim), np.float32)
 
         def run(chunk: Sequence[str]) -> torch.Tensor:
-            ids, mask = tokens(chunk)
-            rows: torch.Tensor = tower(ids.to(self.runtime.device), mask.to(self.runtime.device))
+            rows: torch.Tensor = tower(tokens(chunk).to(self.runtime.device))
             return rows
 
         order = sorted(range(len(titles)), key=lambda n: len(titles[n]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import timm
@@ -26,10 +28,11 @@ Framing = Literal["crop", "pad", "stretch"]
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How the image tower is used: pooling, framing, and the input side in pixels (None: the backbone's own)."""
+    """How the image tower is used: pooling, stages, framing, and the input side in pixels (None: the backbone's own)."""
 
     pooling: Literal["avg", "gem"] = "gem"
     gem_power: float = 3.0
+    stages: tuple[int, ...] = ()
     framing: Framing = "crop"
     size: int | None = None
 
@@ -44,6 +47,7 @@ class TitleOptions:
         vocabulary: keep only so many likeliest pieces of a Unigram vocabulary; None keeps all.
         scripts: with `vocabulary`, keep words of these scripts only, see `app.encoders.vocabulary`.
         int8_words: store the word embeddings in 8 bits, one scale per word; the tower computes in float32 either way.
+        layers: keep only these of the transformer's layers, from 0; None keeps all.
     """
 
     prefix: str = ""
@@ -51,6 +55,7 @@ class TitleOptions:
     vocabulary: int | None = None
     scripts: tuple[str, ...] | None = None
     int8_words: bool = False
+    layers: tuple[int, ...] | None = None
 
 
 def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> ImageSpec:
@@ -76,10 +81,10 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
         std=tuple(config["std"]),
     )
     save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
-    features = _width(backbone, preprocessing.size)
+    features = _width(backbone, preprocessing.size) + _stage_width(backbone, options.stages)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
-        features=features, dim=features, projection=False, preprocessing=preprocessing,
+        stages=options.stages, features=features, dim=features, projection=False, preprocessing=preprocessing,
     )  # fmt: skip
 
 
@@ -89,6 +94,13 @@ def _width(backbone: torch.nn.Module, size: int) -> int:
         shape = tuple(backbone.eval()(torch.zeros(1, 3, size, size)).shape)
     declared = {getattr(backbone, name, None) for name in ("num_features", "head_hidden_size")}
     return int(shape[1] if len(shape) == 4 and shape[1] in declared else shape[-1])
+
+
+def _stage_width(backbone: torch.nn.Module, stages: tuple[int, ...]) -> int:
+    levels = cast("Any", getattr(backbone, "feature_info", []))
+    if stages and (not hasattr(backbone, "forward_intermediates") or max(stages) >= len(levels)):
+        raise InvalidInput(f"this image encoder has the stages 0 to {len(levels) - 1}, not {stages}: name others, or none.")
+    return sum(2 * int(levels[stage]["num_chs"]) for stage in stages)
 
 
 def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:
@@ -143,6 +155,8 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
         backbone.get_input_embeddings().weight.data = words
     if hasattr(backbone, "pooler"):
         backbone.pooler = None
+    if options.layers is not None:
+        keep_layers(backbone, options.layers)
     pad = tokenizer.token_to_id(str(fast.pad_token))
     config = json.loads(backbone.config.to_json_string(use_diff=False)) | {"pad_token_id": pad}
     (out / TITLE_CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
@@ -158,13 +172,34 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
     )  # fmt: skip
 
 
+def keep_layers(backbone: torch.nn.Module, layers: tuple[int, ...]) -> None:
+    """Drops all other layers of a transformer, in place. Raises InvalidInput for layers that it does not have.
+
+    Every second layer of a transformer is a good start for a smaller one: Sanh et al., "DistilBERT", arXiv 1910.01108.
+    """
+    config = cast("Any", backbone.config)
+    stacks = [m for m in backbone.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == config.num_hidden_layers]
+    if not stacks or not layers or any(not 0 <= one < config.num_hidden_layers for one in layers):
+        raise InvalidInput(f"the title encoder has the layers 0 to {config.num_hidden_layers - 1}, not {layers}.")
+    kept = [stacks[0][one] for one in sorted(set(layers))]
+    del stacks[0][:]
+    stacks[0].extend(kept)
+    config.num_hidden_layers = len(kept)
+
+
 def save_tower(
-    backbone: torch.nn.Module, projection: torch.nn.Linear | None, file: Path, half: bool, int8_words: bool = False
+    backbone: torch.nn.Module,
+    projection: torch.nn.Linear | None,
+    file: Path,
+    half: bool,
+    int8_words: bool = False,
+    others: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
-    """Writes a tower's weights under the names that `ImageTower` and `TitleTower` load."""
+    """Writes a tower's weights, and `others` by name, under the names that `ImageTower` and `TitleTower` load."""
     parts = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     if projection is not None:
         parts |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
+    parts |= others
     wanted = torch.float16 if half else torch.float32
     stored = {name: t.to(wanted) if t.is_floating_point() else t for name, t in parts.items()}
     if int8_words:

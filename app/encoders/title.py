@@ -1,9 +1,10 @@
-"""The title tower: a Hugging Face transformer, masked mean pooling, a projection, L2."""
+"""The title tower: a Hugging Face transformer, masked mean pooling, a projection, L2; and n-grams beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,24 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 
 from app.core.spec import TitleSpec
+from app.encoders.ngrams import NgramPart, NgramReader, Ngrams
+
+
+@dataclass(frozen=True, slots=True)
+class TitleBatch:
+    """What the tower reads of `n` titles: `(n, tokens)` int64 ids and mask, and the n-grams if it has that part."""
+
+    ids: Tensor
+    mask: Tensor
+    ngrams: Ngrams | None
+
+    def to(self, device: torch.device) -> TitleBatch:
+        """Returns the batch on a device."""
+        return TitleBatch(self.ids.to(device), self.mask.to(device), self.ngrams.to(device) if self.ngrams else None)
 
 
 class TitleTower(nn.Module):
-    """`(n, tokens)` ids and mask -> `(n, dim)` float32 unit vectors."""
+    """A batch of `n` titles -> `(n, dim)` float32 unit vectors."""
 
     def __init__(self, spec: TitleSpec, config: dict[str, Any]) -> None:
         super().__init__()
@@ -28,34 +43,43 @@ class TitleTower(nn.Module):
         )
         if hasattr(self.backbone, "pooler"):
             self.backbone.pooler = None  # trained for next-sentence prediction; masked mean pooling replaces it
-        self.projection = nn.Linear(spec.features, spec.dim) if spec.projection else nn.Identity()
+        self.projection = nn.Linear(spec.features, spec.own_dim) if spec.projection else nn.Identity()
+        self.ngrams = NgramPart(spec.ngrams) if spec.ngrams else None
 
-    def features(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def features(self, batch: TitleBatch) -> Tensor:
         """Returns masked mean-pooled features, `(n, features)`, before projection and normalisation."""
-        states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        weights = mask.unsqueeze(-1).float()
+        states = self.backbone(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state.float()
+        weights = batch.mask.unsqueeze(-1).float()
         pooled: Tensor = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
         return pooled
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, batch: TitleBatch) -> Tensor:
         """See the class."""
-        return functional.normalize(self.projection(self.features(ids, mask)).float(), dim=-1)
+        own = functional.normalize(self.projection(self.features(batch)).float(), dim=-1)
+        return own if self.ngrams is None or batch.ngrams is None else self.join(own, self.ngrams(batch.ngrams))
+
+    def join(self, own: Tensor, ngrams: Tensor) -> Tensor:
+        """Returns the title's unit vector, whose cosine is the weighted mean of both parts' cosines."""
+        share = self.spec.ngrams.share if self.spec.ngrams else 0.0
+        return torch.cat([(1 - share) ** 0.5 * own, share**0.5 * ngrams], dim=-1)
 
 
 class TitleTokens:
-    """Clean titles -> padded token ids, with the prefix and length limit that the bundle names."""
+    """Clean titles -> what the tower reads, with the prefix and length limit that the bundle names."""
 
     def __init__(self, spec: TitleSpec, file: Path) -> None:
         self.prefix = spec.prefix
         self._tokenizer = Tokenizer.from_str(file.read_text("utf-8"))
         self._tokenizer.enable_truncation(spec.max_tokens)
         self._tokenizer.enable_padding(pad_id=spec.pad_id)
+        self._ngrams = NgramReader(spec.ngrams) if spec.ngrams else None
 
-    def __call__(self, titles: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns `(n, longest)` int64 ids and mask."""
+    def __call__(self, titles: Sequence[str]) -> TitleBatch:
+        """Returns the batch, padded to its longest title."""
         encoded = self._tokenizer.encode_batch([self.prefix + title for title in titles])
         ids = torch.tensor([e.ids for e in encoded], dtype=torch.long)
-        return ids, torch.tensor([e.attention_mask for e in encoded], dtype=torch.long)
+        mask = torch.tensor([e.attention_mask for e in encoded], dtype=torch.long)
+        return TitleBatch(ids, mask, self._ngrams(titles) if self._ngrams else None)
 
 
 def read_config(file: Path) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
+from app.core import phash
 from app.core.product import Scalar, check_attributes
 from app.errors import AppError, InvalidInput, InvalidListings
 
@@ -24,6 +26,7 @@ class Columns:
     image: str | None = None
     group: str | None = None
     phash: str | None = None
+    family: str | None = None
 
     DEFAULTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "id": ("id", "posting_id", "query"),
@@ -31,10 +34,20 @@ class Columns:
         "image": ("image", "images"),
         "group": ("group", "label_group"),
         "phash": ("image_phash",),
+        "family": (),  # only where it is named: shops use the word for many things
     }  # fmt: skip
 
-    def check(self, present: Iterable[str], name: str) -> None:
-        """Checks the header of a table. Raises InvalidListings if a named column, or both title and image, are missing."""
+    def check(self, present: Iterable[str], name: str, needs: Collection[str] = ()) -> None:
+        """Checks the header of a table.
+
+        Args:
+            present: its columns.
+            name: what to call the table in messages.
+            needs: roles that must have a column, named or by default.
+
+        Raises:
+            InvalidListings: a named column, one that is needed, or both title and image are missing.
+        """
         available = list(present)
         broken = [column for column in available if not column.isprintable()]
         if broken:
@@ -49,6 +62,11 @@ class Columns:
                 f"{name} has neither a title nor an image column, only: {', '.join(available)}. "
                 "Name them with --title-column and --image-column."
             )
+        for role in needs:
+            if getattr(found, role) is None:
+                raise InvalidListings(
+                    f"{name} has no {role} column, only: {', '.join(available)}. Name it with --{role}-column."
+                )
 
     def of(self, present: Container[str]) -> Columns:
         """Returns the columns that a row has; in JSON lines each row may have others."""
@@ -60,7 +78,26 @@ class Columns:
 
     def named(self) -> set[str]:
         """The columns that have a meaning of their own; all others are attributes."""
-        return {c for c in (self.id, self.title, self.image, self.group, self.phash) if c is not None}
+        return {column for role in self.DEFAULTS if (column := getattr(self, role)) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoRef:
+    """A photo that is read when it is needed: bytes that a table holds, or the file that it names."""
+
+    source: bytes | Path = field(repr=False)
+
+    def read(self) -> bytes:
+        """Returns the photo's bytes. Raises InvalidInput if the file cannot be read."""
+        if isinstance(self.source, bytes):
+            return self.source
+        try:
+            return self.source.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: NUL or lone surrogates in the name
+            reason = getattr(error, "strerror", error)
+            raise InvalidInput(
+                f"photo {str(self.source)!a} cannot be read ({reason}): --images names another folder."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +119,27 @@ class Listing:
     images: tuple[bytes, ...]
     attributes: Mapping[str, Scalar] = field(default_factory=dict)
     group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LazyListing:
+    """One row, with its photos named but not read; for tables whose photos do not fit into memory.
+
+    Attributes:
+        row, id, title: as in `Listing`.
+        photos: where the photos are.
+        group: the label that equal products share.
+        phash: 64-bit perceptual hash of the first photo.
+        family: the label that products share which are alike but not equal, such as colours of one shirt.
+    """
+
+    row: int
+    id: str | None
+    title: str | None
+    photos: tuple[PhotoRef, ...]
+    group: str | None = None
+    phash: int | None = None
+    family: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +173,37 @@ def read_row(number: int, row: Row, columns: Columns, open_photo: OpenPhoto) -> 
         return BadRow(number, row_id(row, columns), error)
 
 
+def lazy_listings(rows: Iterable[Row], columns: Columns, folder: Path) -> Iterator[LazyListing | BadRow]:
+    """Turns rows into listings without reading a photo.
+
+    Args:
+        rows: as in `listings`.
+        columns: what they mean; those without a meaning are left out.
+        folder: what the paths in the image column are relative to.
+    """
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, InvalidListings):
+            yield BadRow(number, None, row)
+            continue
+        try:
+            yield _lazy_listing(number, row, columns.of(row), folder)
+        except AppError as error:
+            yield BadRow(number, row_id(row, columns), error)
+
+
+def photo_refs(cell: object, folder: Path) -> tuple[PhotoRef, ...]:
+    """Returns the photos in a cell of an image column. Raises InvalidInput if it holds neither paths nor bytes."""
+    return tuple(PhotoRef(part if isinstance(part, bytes) else folder / part) for part in _photo_parts(cell))
+
+
+def text_cell(row: Mapping[str, Any], column: str | None) -> str | None:
+    """Returns a cell as stripped text, None if it is blank or there is no column. Raises InvalidInput if it is no text."""
+    value = row.get(column) if column else None
+    if value != value:  # NaN, as pandas writes empty cells: as text it would be a group of its own
+        return None
+    return (_text(row, column) or "").strip() or None
+
+
 def row_id(row: Row, columns: Columns) -> str | None:
     """Returns the id that a row names, None if it names none."""
     if isinstance(row, InvalidListings):
@@ -129,14 +218,37 @@ def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: 
     attributes = {key: value for key, value in row.items() if key not in named and value not in (None, "")}
     title = _text(row, columns.title)
     group = _text(row, columns.group)
+    photos = _photo_parts(row.get(columns.image) if columns.image else None)
     return Listing(
         number,
         _text(row, columns.id),
         title,
-        tuple(_photos(row.get(columns.image) if columns.image else None, open_photo)),
+        tuple(part if isinstance(part, bytes) else open_photo(part) for part in photos),
         check_attributes(attributes),
         group,
     )
+
+
+def _lazy_listing(number: int, row: Mapping[str, Any], columns: Columns, folder: Path) -> LazyListing:
+    return LazyListing(
+        number,
+        text_cell(row, columns.id),
+        text_cell(row, columns.title),
+        photo_refs(row.get(columns.image) if columns.image else None, folder),
+        text_cell(row, columns.group),
+        _phash(row, columns.phash),
+        text_cell(row, columns.family),
+    )
+
+
+def _phash(row: Mapping[str, Any], column: str | None) -> int | None:
+    text = text_cell(row, column)
+    try:
+        return None if text is None else phash.parse(text)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{column} must be 16 hexadecimal digits, not {str(text)[:40]!a}: correct it, or leave the cell empty."
+        ) from error
 
 
 def _text(row: Mapping[str, Any], column: str | None) -> str | None:
@@ -148,7 +260,8 @@ def _text(row: Mapping[str, Any], column: str | None) -> str | None:
     raise InvalidInput(f"column '{column}' must hold text, not {type(value).__name__}.")
 
 
-def _photos(cell: object, open_photo: OpenPhoto) -> Iterator[bytes]:
+def _photo_parts(cell: object) -> Iterator[bytes | str]:
+    """Yields what a cell of the image column holds: bytes, or the names of photos."""
     if cell is None or cell == "":
         return
     for part in cell if isinstance(cell, list) else [cell]:
@@ -157,6 +270,6 @@ def _photos(cell: object, open_photo: OpenPhoto) -> Iterator[bytes]:
         if isinstance(part, bytes):
             yield part
         elif isinstance(part, str):
-            yield from (open_photo(name.strip()) for name in part.split(PHOTO_SEPARATOR) if name.strip())
+            yield from (name.strip() for name in part.split(PHOTO_SEPARATOR) if name.strip())
         else:
             raise InvalidInput(f"a photo must be a path or bytes, not {type(part).__name__}.")

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.errors import InvalidInput, InvalidListings
-from app.listings.rows import BadRow, Columns, Listing, Row, listings
+from app.listings.rows import BadRow, Columns, LazyListing, Listing, PhotoRef, Row, lazy_listings, listings
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 FIXED_HEADER = (".csv", ".parquet")
@@ -38,11 +38,31 @@ def read_table(path: Path, columns: Columns | None = None, images: Path | None =
     if path.is_dir():
         return _read_folder(path)
     base, wanted = images or path.parent, columns or Columns()
+    return listings(_checked_rows(path, wanted), wanted, lambda name: PhotoRef(base / name).read())
+
+
+def read_lazily(
+    path: Path, columns: Columns | None = None, images: Path | None = None, needs: Collection[str] = ()
+) -> Iterator[LazyListing | BadRow]:
+    """Reads a table of listings from disk without reading the photo files that it names.
+
+    Args:
+        path: as in `read_table`, but no folder.
+        columns: as in `read_table`.
+        images: as in `read_table`.
+        needs: roles that a table with a header must have a column for.
+
+    Raises:
+        InvalidListings: the file is missing, of another kind, or has no usable columns.
+    """
+    wanted = columns or Columns()
+    return lazy_listings(_checked_rows(path, wanted, needs), wanted, images or path.parent)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yields the rows of a table on disk as they are. Raises InvalidListings if it is missing or of another kind."""
     kind = _kind(path)
-    rows = _parquet_rows(path) if kind == ".parquet" else _text_rows(path, csv_rows if kind == ".csv" else jsonl_rows)
-    if kind in FIXED_HEADER:
-        rows = with_checked_header(rows, wanted, path.name)
-    return listings(rows, wanted, lambda name: _read_photo_file(base, name))
+    return _parquet_rows(path) if kind == ".parquet" else _text_rows(path, csv_rows if kind == ".csv" else jsonl_rows)
 
 
 def count_rows(path: Path) -> int | None:
@@ -59,6 +79,11 @@ def count_rows(path: Path) -> int | None:
     except (pa.ArrowInvalid, OSError):
         return None  # reading it will say why
     return max(0, lines - 1) if path.suffix.lower() == ".csv" else lines
+
+
+def _checked_rows(path: Path, columns: Columns, needs: Collection[str] = ()) -> Iterator[Row]:
+    rows = read_rows(path)
+    return with_checked_header(rows, columns, path.name, needs) if _kind(path) in FIXED_HEADER else rows
 
 
 def _kind(path: Path) -> str:
@@ -120,23 +145,14 @@ def jsonl_rows(text: TextIO, name: str) -> Iterator[Row]:
         raise InvalidListings(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
 
 
-def with_checked_header(rows: Iterable[Row], columns: Columns, name: str) -> Iterator[Row]:
-    """Yields the rows of a table whose rows all have the same columns, after checking those of the first."""
+def with_checked_header(rows: Iterable[Row], columns: Columns, name: str, needs: Collection[str] = ()) -> Iterator[Row]:
+    """Yields the rows of a table whose rows all have the same columns, after `Columns.check` of those of the first."""
     checked = False
     for row in rows:
         if not checked and not isinstance(row, InvalidListings):
-            columns.check(row, name)
+            columns.check(row, name, needs)
             checked = True
         yield row
-
-
-def _read_photo_file(base: Path, name: str) -> bytes:
-    try:
-        return (base / name).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: NUL or lone surrogates in the name
-        raise InvalidInput(
-            f"photo {name!a} cannot be read ({getattr(error, 'strerror', error)}) in {base}: --images names another folder."
-        ) from error
 
 
 def _read_folder(folder: Path) -> Iterator[Listing | BadRow]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,17 @@ from numpy.typing import NDArray
 from app.core.decision import Thresholds
 from app.core.fusion import MODALITY_OF, Fusion
 from app.core.metrics import Curve, middle_of_best, threshold_curve
-from app.core.product import Embedding, Floats, Prepared
-from app.encoders.multimodal import Encoder
-from app.errors import AppError, InvalidListings
-from app.listings import BadRow, Listing
-from app.matcher import embed, read
+from app.core.product import Floats
+from app.errors import InvalidListings
+from app.training.data import Item
+from app.training.features import Features
 
 GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
 # no smaller ones: a small random draw holds few look-alikes, a small shop of one kind of thing holds many
 SIZES = (1000, 3000, 10_000, 30_000)
 DRAWS = 3
 MIN_ROWS = 50
-CHUNK = 256
+Criterion = Literal["decision", "f1"]
 NEEDED = {modality: flags for flags, modality in MODALITY_OF.items()}
 
 
@@ -48,46 +48,24 @@ class Point:
     decision: float
 
 
-def embed_listings(
-    encoder: Encoder, fusion: Fusion, rows: Iterable[Listing | BadRow], tick: Callable[[int], None]
-) -> tuple[Labelled, list[BadRow]]:
-    """Embeds labelled listings; of several photos the first counts.
+def labelled_from(features: Features, items: Sequence[Item]) -> Labelled:
+    """Returns embedded listings that have a group and a vector.
 
     Raises:
-        InvalidListings: no row has a group.
+        InvalidListings: there are none.
     """
-    embeddings: list[Embedding] = []
-    groups: list[str] = []
-    bad: list[BadRow] = []
-    waiting: list[Prepared] = []
-
-    def flush() -> None:
-        embeddings.extend(embed(encoder, waiting))
-        tick(len(waiting))
-        waiting.clear()
-
-    for row in rows:
-        try:
-            if isinstance(row, BadRow):
-                raise row.error
-            if row.group is None:
-                raise InvalidListings(f"row {row.row} has no group.")
-            waiting.append(read(encoder, row.images[:1], row.title)[0])
-            groups.append(row.group)
-        except AppError as error:
-            bad.append(BadRow(row.row, row.id, error))
-        if len(waiting) >= CHUNK:
-            flush()
-    flush()
-    if not embeddings:
+    kept = [n for n, item in enumerate(items) if item.group is not None and features.flags[n]]
+    if not kept:
         raise InvalidListings("no row has a group and a photo or a title: name the columns with --group-column and others.")
-    fused = [fusion.fuse(embedding) for embedding in embeddings]
-    labels = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    return Labelled(np.concatenate([z for z, _ in fused]), np.concatenate([f for _, f in fused]), labels), bad
+    labels = np.unique([str(items[n].group) for n in kept], return_inverse=True)[1].astype(np.int64)
+    return Labelled(features.vectors[kept], features.flags[kept], labels)
 
 
-def fit_thresholds(data: Labelled, fusion: Fusion, seed: int = 0) -> list[Point]:
-    """Finds the best threshold for each modality and gallery size, by `Curve.decision`.
+def fit_thresholds(data: Labelled, fusion: Fusion, criterion: Criterion = "decision", seed: int = 0) -> list[Point]:
+    """Finds the best threshold for each modality and gallery size.
+
+    By `Curve.decision`, where half of the queries have their product in the catalog and half have not, or by `Curve.f1`,
+    the competition's metric, where every listing has a match and nothing else is asked.
 
     A gallery of a given size is a draw of whole groups; smaller ones are drawn more than once and averaged.
     """
@@ -97,8 +75,8 @@ def fit_thresholds(data: Labelled, fusion: Fusion, seed: int = 0) -> list[Point]
         for size in [s for s in SIZES if s < len(vectors)] + ([len(vectors)] if len(vectors) >= MIN_ROWS else []):
             draws = [_draw(groups, size, seed + draw) for draw in range(DRAWS if size < len(vectors) else 1)]
             curves = [threshold_curve(vectors[kept], groups[kept], GRID) for kept in draws]
-            decision = np.mean([curve.decision for curve in curves], axis=0)
-            points.append(_point(modality, size, curves, middle_of_best(decision)))
+            worth = np.mean([getattr(curve, criterion) for curve in curves], axis=0)
+            points.append(_point(modality, size, curves, middle_of_best(worth)))
     if not points:
         raise InvalidListings(
             f"thresholds need at least {MIN_ROWS} labelled rows of a modality, there are {len(data.groups)}."

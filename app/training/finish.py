@@ -1,0 +1,120 @@
+"""The end of a run: from trained weights to a bundle with thresholds, metrics and a card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.core.decision import Thresholds
+from app.core.fusion import Fusion
+from app.core.spec import EncoderSpec
+from app.encoders.multimodal import MultimodalEncoder
+from app.encoders.runtime import choose
+from app.errors import InvalidListings
+from app.model_store import Bundle, Manifest, new_manifest, write_bundle
+from app.training import calibrate
+from app.training.calibrate import Criterion
+from app.training.config import TrainingConfig
+from app.training.data import Item, fingerprint
+from app.training.evaluation import About, evaluate
+from app.training.export import Storage, write_towers
+from app.training.features import embed_items
+from app.training.history import HISTORY, read_history
+from app.training.report import CardFacts, write_card
+from app.training.results import Evaluation
+from app.training.run import Split, Ticks, Trained
+from app.training.start import Towers
+from app.training.subjects import subjects_of
+
+UNFITTED = 0.5  # where there is too little to fit a threshold to
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What becomes of a trained model.
+
+    Attributes:
+        out: folder of the bundle.
+        run: folder of the run.
+        towers, config: of the run, for the record.
+        storage: how weights are stored.
+        criterion: of the thresholds.
+        command: what was typed, for the card.
+    """
+
+    out: Path
+    run: Path
+    towers: Towers
+    config: TrainingConfig
+    storage: Storage
+    criterion: Criterion
+    command: str
+
+
+def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
+    """Writes the bundle; `how.out` holds the old one or the new one, whole, at every moment.
+
+    Raises:
+        BundleError: `how.out` is taken by something else.
+    """
+
+    def fill(folder: Path) -> Manifest:
+        spec = write_towers(trained.model, trained.start, folder, how.storage)
+        encoder = MultimodalEncoder(spec, folder, choose("auto"))
+        fusion = Fusion(spec.fusion.weight, encoder.image_dim, encoder.title_dim)
+        thresholds = _thresholds(parts.calibration, spec, encoder, fusion, how.criterion, ticks)
+        found = _evaluation(parts.test, encoder, fusion, thresholds, how.out.name, ticks)
+        data = {
+            name: fingerprint(items)
+            for name, items in (("training", parts.train), ("calibration", parts.calibration), ("test", parts.test))
+            if items
+        }
+        origin = {"image_encoder": _source(how.towers.image_encoder), "title_encoder": _source(how.towers.title_encoder)}
+        facts = CardFacts(how.out.name, spec, how.config, origin, data, thresholds, how.command)
+        everyone = {item.id: item for item in parts.test}
+        write_card(folder, facts, read_history(how.run / HISTORY), found, everyone)
+        training = {"run": trained.name, **how.config.model_dump(mode="json"), "criterion": how.criterion}
+        return new_manifest(
+            how.out.name, spec, {name: list(points) for name, points in thresholds.points.items()},
+            origin=origin, training=training, data=data, metrics=_headline(found),
+        )  # fmt: skip
+
+    return write_bundle(how.out, fill)
+
+
+def _source(name: str | None) -> str | None:
+    return Path(name).stem if name and Path(name).exists() else name
+
+
+def _thresholds(
+    items: list[Item], spec: EncoderSpec, encoder: MultimodalEncoder, fusion: Fusion, criterion: Criterion, ticks: Ticks
+) -> Thresholds:
+    points: dict[str, Any] = {modality: [(1, UNFITTED)] for modality in sorted(spec.modalities())}
+    if items:
+        with ticks("Fitting thresholds", len(items)) as tick:
+            features, kept, _ = embed_items(items, ("image", "title"), encoder, fusion, tick)
+        try:
+            fitted = calibrate.fit_thresholds(calibrate.labelled_from(features, kept), fusion, criterion)
+            points |= calibrate.thresholds_of(fitted).points
+        except InvalidListings:
+            pass  # too few rows: the card shows the thresholds as they are
+    return Thresholds(points)
+
+
+def _evaluation(
+    items: list[Item], encoder: MultimodalEncoder, fusion: Fusion, thresholds: Thresholds, name: str, ticks: Ticks
+) -> Evaluation | None:
+    if not items:
+        return None
+    with ticks("Embedding the test listings", len(items)) as tick:
+        features, kept, _ = embed_items(items, ("image", "title"), encoder, fusion, tick)
+    subjects = subjects_of(items, [], kept)
+    with ticks("Measuring", subjects.listings) as tick:
+        return evaluate(features, subjects, thresholds, About(name, fingerprint(items), ("title", "image")), tick)
+
+
+def _headline(found: Evaluation | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {name: value for name, value in found.to_json().items() if isinstance(value, int | float | bool | str)}
