@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from app.core.spec import ImageSpec
+from app.errors import InvalidInput
 
 
 class ImageTower(nn.Module):
@@ -43,8 +46,20 @@ def pooled_features(backbone: nn.Module, inputs: Tensor, spec: ImageSpec) -> Ten
         return pool(backbone(inputs), spec.features, spec.pooling, spec.gem_power)
     last, early = backbone.forward_intermediates(inputs, indices=list(spec.stages))  # type: ignore[operator]
     statistics = [part for maps in early for part in (maps.float().mean((2, 3)), maps.float().std((2, 3)))]
-    own = spec.features - sum(part.shape[1] for part in statistics)
+    own = spec.features - stage_width(backbone, spec.stages)
     return torch.cat([pool(last, own, spec.pooling, spec.gem_power), *statistics], dim=1)
+
+
+def stage_width(backbone: nn.Module, stages: tuple[int, ...]) -> int:
+    """Returns how many features the statistics of these stages are; a mean and a standard deviation per channel.
+
+    Raises:
+        InvalidInput: the backbone has no such stages.
+    """
+    levels = cast("Any", getattr(backbone, "feature_info", []))
+    if stages and (not hasattr(backbone, "forward_intermediates") or max(stages) >= len(levels)):
+        raise InvalidInput(f"this image encoder has the stages 0 to {len(levels) - 1}, not {stages}: name others, or none.")
+    return sum(2 * int(levels[stage]["num_chs"]) for stage in stages)
 
 
 def pool(maps: Tensor, features: int, how: str, power: float) -> Tensor:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from app.core.spec import ImageSpec, Preprocessing, TitleSpec
+from app.encoders.image import stage_width
 from app.encoders.quantise import quantised
 from app.encoders.vocabulary import keep_likeliest
 from app.errors import InvalidInput
@@ -81,7 +82,7 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
         std=tuple(config["std"]),
     )
     save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
-    features = _width(backbone, preprocessing.size) + _stage_width(backbone, options.stages)
+    features = _width(backbone, preprocessing.size) + stage_width(backbone, options.stages)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
         stages=options.stages, features=features, dim=features, projection=False, preprocessing=preprocessing,
@@ -94,13 +95,6 @@ def _width(backbone: torch.nn.Module, size: int) -> int:
         shape = tuple(backbone.eval()(torch.zeros(1, 3, size, size)).shape)
     declared = {getattr(backbone, name, None) for name in ("num_features", "head_hidden_size")}
     return int(shape[1] if len(shape) == 4 and shape[1] in declared else shape[-1])
-
-
-def _stage_width(backbone: torch.nn.Module, stages: tuple[int, ...]) -> int:
-    levels = cast("Any", getattr(backbone, "feature_info", []))
-    if stages and (not hasattr(backbone, "forward_intermediates") or max(stages) >= len(levels)):
-        raise InvalidInput(f"this image encoder has the stages 0 to {len(levels) - 1}, not {stages}: name others, or none.")
-    return sum(2 * int(levels[stage]["num_chs"]) for stage in stages)
 
 
 def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:

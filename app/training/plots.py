@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
@@ -66,7 +66,8 @@ def loss(file: Path, history: Sequence[Mapping[str, float]]) -> bool:
     _course(margin, epochs, _column(history, "margin"), ORANGE, "margin", 0, smooth=False)
     _label(margin, "", "epoch", "margin\n(radians)")
     for axes in (rates, margin):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
+    top.set_xlim(left=0)
     return _save(figure, file)
 
 
@@ -113,17 +114,17 @@ def scores(file: Path, found: Evaluation) -> bool:
     axes = figure.subplots()
     for name, counts, colour, alpha in kinds:
         if any(counts):
-            heights = np.maximum(np.array(counts, np.float64), 0.5)  # an empty bin has no logarithm
-            axes.stairs(heights, counted.edges, baseline=0.5, fill=True, color=colour, alpha=alpha)
-            label = f"{name}: {sum(counts):,}"
-            axes.stairs(heights, counted.edges, baseline=0.5, color=colour, linewidth=1.6, label=label)
-    bounded = math.isfinite(found.threshold)
-    if bounded:
+            bars = np.maximum(np.array(counts, np.float64), 0.5)  # an empty bin has no logarithm
+            axes.stairs(bars, counted.edges, baseline=0.5, fill=True, color=colour, alpha=alpha)
+            axes.stairs(bars, counted.edges, baseline=0.5, color=colour, lw=1.6, label=f"{name}: {sum(counts):,}")
+    marks: list[float] = []
+    if math.isfinite(found.threshold):
+        marks.append(found.threshold)
         axes.axvline(found.threshold, color="black", linewidth=1.2, label=f"threshold {found.threshold:.3f}")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
+    axes.set_ylim(0.7, max(15.0, 2.0 * max(*counted.same, *counted.different, *counted.near)))
     used = np.flatnonzero(np.array([counted.same, counted.different, counted.near]).sum(axis=0))
-    marks = [counted.edges[used[0]], counted.edges[used[-1] + 1], *([found.threshold] if bounded else [])]
+    marks += [counted.edges[used[0]], counted.edges[used[-1] + 1]]
     axes.set_xlim(min(marks) - 0.02, max(marks) + 0.02)
     _label(axes, "How well scores separate same from different", "score (cosine)", "pairs per bin (log)")
     _legend_below(figure, 2)
@@ -141,11 +142,11 @@ def precision_recall(file: Path, found: Evaluation) -> bool:
     axes = figure.subplots()
     axes.plot(recall[exact], precision[exact], color=BLUE, linewidth=2)
     if math.isfinite(found.threshold):
-        at = (found.recall_at_threshold, found.precision_at_threshold)
-        axes.plot(*([v] for v in at), "o", color="black", markersize=7, label=f"threshold {found.threshold:.3f}")
+        x, y, label = found.recall_at_threshold, found.precision_at_threshold, f"threshold {found.threshold:.3f}"
+        axes.plot([x], [y], "o", color="black", markersize=7, label=label, clip_on=False)
     best = int(np.abs(threshold - found.best_threshold).argmin())
     label = f"best {found.best_threshold:.3f} (optimistic)"
-    axes.plot([recall[best]], [precision[best]], "*", color=AMBER, markersize=14, markeredgecolor="black", label=label)
+    axes.plot([recall[best]], [precision[best]], "*", color=AMBER, ms=14, mec="black", label=label, clip_on=False)
     lowest = min(0.5, float(min(recall[exact].min(), precision[exact].min())))
     axes.set_xlim(lowest - 0.02, 1.01)
     axes.set_ylim(lowest - 0.02, 1.01)
@@ -163,18 +164,17 @@ def gallery(file: Path, found: Evaluation) -> bool:
     axes = figure.subplots()
     sizes = [point.gallery for point in points]
     best, own = [point.f1_best for point in points], [point.f1_at_threshold for point in points]
-    axes.plot(
-        sizes, best, "--*", color=AMBER, markersize=11, markeredgecolor="black", label="at the best threshold (optimistic)"
-    )
+    label = "at the best threshold (optimistic)"
+    axes.plot(sizes, best, "--*", color=AMBER, markersize=11, markeredgecolor="black", label=label)
     axes.plot(sizes, own, "-o", color=BLUE, label="at the bundle's threshold, written below")
     for point in points:
         if math.isfinite(point.threshold):
-            text = f"{point.threshold:.3f}"
             place = (point.gallery, point.f1_at_threshold)
-            axes.annotate(text, place, (0, -14), textcoords="offset points", ha="center", fontsize=8.5, color=BLUE)
+            axes.annotate(
+                f"{point.threshold:.3f}", place, (0, -14), textcoords="offset points", ha="center", fontsize=8.5, color=BLUE
+            )
     axes.set_xscale("log")
     ticks = _apart(sizes)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
     axes.margins(x=0.08)

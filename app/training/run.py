@@ -85,6 +85,11 @@ def apart(items: Sequence[Item], table: str, own: bool) -> list[Item]:
     return named
 
 
+def features_name(towers: Towers, items: Sequence[Item]) -> str:
+    """Names the features of unchanged listings by what they depend on."""
+    return hashlib.sha256(json.dumps([repr(towers), fingerprint(items)], sort_keys=True).encode()).hexdigest()[:16]
+
+
 def run_name(config: TrainingConfig, towers: Towers, items: Sequence[Item]) -> str:
     """Names a run by everything that it depends on but the machine."""
     fixed = config.model_dump(mode="json", exclude={"workers", "checkpoint_minutes", "precision"})
@@ -132,9 +137,6 @@ def train(
     torch.manual_seed(config.seed)
     accelerator = make_accelerator(config, device)
     start = folder / ("start" if accelerator.is_main_process else f"start-{accelerator.process_index}")
-    if not resume and accelerator.is_main_process:
-        for cached in folder.glob("*.features"):
-            cached.unlink()
     spec, image, title = prepare(towers, emptied(start))
     items, name = parts.train, run_name(config, towers, parts.train)
     labels = np.unique([str(item.group) for item in items], return_inverse=True)[1].astype(np.int64)
@@ -145,7 +147,7 @@ def train(
     teacher = None
     if not resume or config.distil:
         with accelerator.main_process_first():
-            features = _features(dataset, tokens, image, title, runtime, folder / f"{name}.features", ticks)
+            features = _features(dataset, tokens, image, title, runtime, folder / f"{features_name(towers, items)}.features", ticks)
         begin(model, features, items, config.seed)
         centres_from(model, features, dataset, tokens)
         if config.distil:
@@ -192,6 +194,6 @@ def _teacher(
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         spec, _, title = prepare(whole, Path(scratch))
         titles = ListingDataset(dataset.items, dataset.labels, spec, dataset.config)
-        cache = folder / f"{run_name(dataset.config, whole, dataset.items)}.features"
+        cache = folder / f"{features_name(whole, dataset.items)}.features"
         full = _features(titles, tokens, None, title, runtime, cache, ticks)
     return teacher_from(replace(own, title=full.title, with_title=full.with_title), len(dataset))

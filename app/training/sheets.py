@@ -105,7 +105,7 @@ def write_sheet(file: Path, heading: str, pairs: Sequence[Pair], items: Mapping[
             for place, side in enumerate(sides):
                 _draw_side(sheet, draw, (left + place * (TILE + GAP), above + _TOP), side, style)
         above += height
-    sheet.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    sheet.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
 
 
 def varied(pairs: Sequence[Pair], items: Mapping[str, Item]) -> list[Pair]:
@@ -114,7 +114,8 @@ def varied(pairs: Sequence[Pair], items: Mapping[str, Item]) -> list[Pair]:
     One odd group would fill the sheet otherwise: each of its members is wrong about all the others.
     """
     seen: Counter[frozenset[str]] = Counter()
-    first, rest = [], []
+    first: list[int] = []
+    rest: list[int] = []
     for place, pair in enumerate(pairs):
         known = (items.get(name) for name in (pair.query, pair.other))
         groups = frozenset(str(item.group) for item in known if item is not None)
@@ -154,7 +155,7 @@ def _photo(item: Item | None, title: str) -> tuple[Image.Image | None, str]:
         image = open_image(item.photo.read(), LIMITS)
     except AppError:
         return None, "(photo cannot be read)"
-    return ImageOps.pad(image, (TILE, TILE), Image.Resampling.LANCZOS, _TILE_PAPER), ""
+    return ImageOps.pad(image, (TILE, TILE), Image.Resampling.LANCZOS, _PAPER), ""
 
 
 def _text_tile(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, style: _Style) -> None:

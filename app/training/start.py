@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from app.core.spec import EncoderSpec, FusionSpec, NgramSpec
 from app.encoders import pretrained
-from app.encoders.image import ImageTower
+from app.encoders.image import ImageTower, stage_width
 from app.encoders.multimodal import load_image_tower, load_title_tower
 from app.encoders.ngrams import NgramReader
 from app.encoders.runtime import Runtime
@@ -32,6 +32,7 @@ from app.training.model import Batch, NormalisedTower, TrainingModel
 from app.training.projection import principal_components
 
 PCA_ROWS = 20_000
+STAGE_SHARE = 0.15
 RARE = 0.003  # document frequency below which n-grams weigh alike; measured in docs/experiments.md
 _BATCH = 32
 
@@ -143,10 +144,23 @@ def _fit_projection(tower: NormalisedTower, rows: Tensor, seed: int) -> None:
     sample = rows[torch.from_numpy(kept)]
     dim = tower.projection.out_features
     if len(sample) > dim:  # with fewer listings than dimensions the random projection stays
-        fitted = principal_components(sample.numpy(), dim)
-        tower.projection.load_state_dict(fitted.state_dict())
+        scales = _scales(tower.tower, sample)
+        fitted = principal_components((sample * scales).numpy(), dim)
+        tower.projection.weight.data.copy_(fitted.weight * scales)
+        tower.projection.bias.data.copy_(fitted.bias)
     if len(sample) > 1:
         tower.begin(sample)
+
+
+def _scales(tower: ImageTower | TitleTower, sample: Tensor) -> Tensor:
+    """Returns a factor for each feature: the statistics of early stages get `STAGE_SHARE` of the variance to begin with."""
+    scales = torch.ones(sample.shape[1])
+    early = stage_width(tower.backbone, tower.spec.stages) if isinstance(tower, ImageTower) else 0
+    if early:
+        variance = sample.var(0)
+        late, wide = variance[:-early].sum(), variance[-early:].sum()
+        scales[-early:] = (STAGE_SHARE / (1 - STAGE_SHARE) * late / wide).sqrt()
+    return scales
 
 
 def inverse_document_frequency(titles: Iterable[str], spec: NgramSpec) -> Tensor:

@@ -308,6 +308,14 @@ def test_a_gallery_may_hold_listings_without_groups(folder: Path) -> None:
     assert found.items[-1] == Item(5, "5", None, "x", None)
 
 
+@pytest.mark.parametrize("text", ["id,title\n1,x\n2,y\n", "id,title,group\n1,x,\n2,y,\n"])
+def test_a_gallery_may_lack_groups_altogether_where_that_is_said(folder: Path, text: str) -> None:
+    found = read_labelled(table(folder, text), strict=True, needs_group=False, may_lack_groups=True)
+    assert [(item.id, item.group) for item in found.items] == [("1", None), ("2", None)]
+    with pytest.raises(InvalidListings, match="has no rows"):
+        read_labelled(table(folder, "id,title\n"), strict=True, needs_group=False, may_lack_groups=True)
+
+
 # -- fingerprint ----------------------------------------------------------------------------------------------
 
 
