@@ -8,6 +8,8 @@
         tokenizer.json         for the `tokenizers` library
         README.md              the model card
 
+In an ensemble, the files of the parts stand side by side: `0-image.safetensors`, `1-image.safetensors`, ...
+
 No pickle, and no code: only safetensors and JSON are ever read.
 """
 
@@ -28,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from app import __version__
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
-from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, TitleSpec
+from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, PartSpec, TitleSpec
 from app.errors import BundleError, ChecksumMismatch, DimensionMismatch, ManifestInvalid, ManifestMissing
 from app.files import replace_folder, sha256_of
 
@@ -44,7 +46,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`bundle.json`. `thresholds`: see `app.core.decision.Thresholds`; the free-form parts are for people."""
+    """`bundle.json`. `thresholds`: see `app.core.decision.Thresholds`; `parts`: of an ensemble; texts are for people."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +57,7 @@ class Manifest(BaseModel):
     image: ImageSpec | None
     title: TitleSpec | None
     fusion: FusionSpec
+    parts: tuple[PartSpec, ...] = ()
     thresholds: dict[str, list[tuple[int, float]]]
     origin: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -75,11 +78,12 @@ class Manifest(BaseModel):
 
     def spec(self) -> EncoderSpec:
         """What the encoders are built from."""
-        return EncoderSpec(image=self.image, title=self.title, fusion=self.fusion)
+        return EncoderSpec(image=self.image, title=self.title, fusion=self.fusion, parts=self.parts)
 
     def encoder_fusion(self) -> Fusion:
         """The fusion rule. Raises ValueError if `w` does not fit the towers."""
-        return Fusion(self.fusion.weight, self.image.dim if self.image else 0, self.title.dim if self.title else 0)
+        spec = self.spec()
+        return Fusion(spec.fusion.weight, spec.image_dim, spec.title_dim)
 
     def decision(self) -> Thresholds:
         """The fitted thresholds. Raises ValueError if they are not well formed."""
@@ -87,19 +91,19 @@ class Manifest(BaseModel):
 
     def vector_files(self) -> tuple[str, ...]:
         """The files that the vectors depend on."""
-        image = (self.image.weights,) if self.image else ()
-        title = (self.title.weights, self.title.config, self.title.tokenizer) if self.title else ()
-        return (*image, *title)
+        return tuple(name for tower in self.spec().towers() for name in tower.files)
 
     def fingerprint(self) -> str:
         """Names the vectors that this bundle makes: 16 hexadecimal digits.
 
-        Covers towers, preprocessing, fusion and the bytes of every file they use, but neither thresholds nor
+        Covers towers, preprocessing, shares, fusion and the bytes of every file they use, but neither thresholds nor
         texts: recalibrating a bundle keeps its vectors valid, anything else does not.
         """
-        parts = self.spec().model_dump(mode="json", exclude_none=True)  # an option that is not used changes no vector
-        parts["files"] = {name: self.files[name].sha256 for name in self.vector_files()}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        spec = self.spec()
+        told: Any = {"parts": {"__all__": {"name", "fingerprint"}}} if spec.parts else {"parts"}
+        covered = spec.model_dump(mode="json", exclude_none=True, exclude=told)  # what is not used changes no vector
+        covered["files"] = {name: self.files[name].sha256 for name in self.vector_files()}
+        return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Bundle:
@@ -160,9 +164,8 @@ def load_bundle(folder: Path) -> Bundle:
             raise ChecksumMismatch(f"{file} is missing: copy the whole bundle again.")
         if file.stat().st_size != entry.size_bytes or sha256_of(file) != entry.sha256:
             raise ChecksumMismatch(f"{file} is not the file that the manifest names (cut off or changed): copy it again.")
-    for tower in (manifest.image, manifest.title):
-        if tower is not None:
-            _check_projection(folder / tower.weights, tower)
+    for tower in manifest.spec().towers():
+        _check_projection(folder / tower.weights, tower)
     return Bundle(folder, manifest)
 
 
@@ -222,6 +225,7 @@ def new_manifest(
         image=spec.image,
         title=spec.title,
         fusion=spec.fusion,
+        parts=spec.parts,
         thresholds=thresholds,
         **texts,
     )

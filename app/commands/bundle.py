@@ -1,9 +1,9 @@
-"""`python -m app bundle create | inspect | verify`."""
+"""`python -m app bundle create | ensemble | inspect | verify`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from app.commands.common import IdColumn, ImageColumn, Images, TitleColumn, columns, console, progress, results, size
 from app.core.spec import ImageSpec, TitleSpec
+
+if TYPE_CHECKING:
+    from app.model_store import Manifest
 
 app = typer.Typer(help="Make, look at and check model bundles.", no_args_is_help=True)
 
@@ -63,6 +66,40 @@ def create(
 
 
 @app.command()
+def ensemble(
+    bundles: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="The bundles to put together.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle; its name is the bundle's name.")],
+    weight: Annotated[
+        float | None, typer.Option(help="w: share of the image cosine, in (0, 1). Default: the mean of the bundles' own.")
+    ] = None,
+    shares: Annotated[
+        str | None, typer.Option(help="How much each bundle counts, e.g. 0.5,0.3,0.2. Default: all alike.")
+    ] = None,
+) -> None:
+    """Put bundles together: an ensemble, or one bundle of an image and a title tower that were trained apart."""
+    from app.ensembling import combine
+
+    bundle = combine(bundles, out, weight, None if shares is None else _numbers(shares))
+    parts = bundle.manifest.parts
+    what = f"an ensemble of {len(parts)} parts" if parts else "a bundle of both towers"
+    fusion = bundle.manifest.encoder_fusion()
+    console.print(
+        f"Written: {bundle.label}, {what}, {fusion.dim} dimensions, {size(bundle.size_bytes)}, in {out}.", soft_wrap=True
+    )
+    console.print(
+        "Its thresholds are means of the bundles' own. Fit them next: "
+        f"python -m app calibrate --bundle {out} --listings FILE", soft_wrap=True
+    )  # fmt: skip
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(one) for one in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter("--shares takes numbers separated by commas.") from error
+
+
+@app.command()
 def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Show what a bundle is made of, without reading its weights."""
     from app.model_store import Bundle, read_manifest
@@ -73,8 +110,8 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     table.add_column(style="bold")
     table.add_column()
     table.add_row("made", f"{manifest.created_at:%Y-%m-%d %H:%M} UTC by {manifest.created_by}")
-    table.add_row("image tower", _image_line(manifest.image))
-    table.add_row("title tower", _title_line(manifest.title))
+    for label, line in _tower_lines(manifest):
+        table.add_row(label, escape(line))
     fusion = manifest.encoder_fusion()
     table.add_row("fusion", f"{manifest.fusion.method}, w = {manifest.fusion.weight}, {fusion.dim} dimensions")
     for modality, points in manifest.thresholds.items():
@@ -83,6 +120,19 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
         table.add_row(escape(name), f"{size(entry.size_bytes)}, sha256 {entry.sha256[:12]}...")
     table.add_row("in all", size(bundle.size_bytes))
     results.print(table)
+
+
+def _tower_lines(manifest: Manifest) -> list[tuple[str, str]]:
+    if not manifest.parts:
+        return [("image tower", _image_line(manifest.image)), ("title tower", _title_line(manifest.title))]
+    lines = []
+    for number, part in enumerate(manifest.parts):
+        lines.append((f"part {number}", f"{part.name}@{part.fingerprint}"))
+        if part.image is not None:
+            lines.append(("  image tower", f"share {part.image_share:.3f}: {_image_line(part.image)}"))
+        if part.title is not None:
+            lines.append(("  title tower", f"share {part.title_share:.3f}: {_title_line(part.title)}"))
+    return lines
 
 
 def _image_line(tower: ImageSpec | None) -> str:
@@ -111,7 +161,8 @@ def verify(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     bundle = load_bundle(folder)
     results.print(f"[green]ok[/]  {len(bundle.manifest.files)} files have the bytes that the manifest names")
     encoder = build_encoder(Settings(device="cpu"), bundle)
-    results.print("[green]ok[/]  the weights fit the towers")
+    parts = len(bundle.manifest.parts)
+    results.print(f"[green]ok[/]  the weights fit the towers{f' of {parts} parts' if parts else ''}")
     prepared: Prepared = probe(encoder)
     embedding = embed(encoder, [prepared])[0]
     vectors = [*embedding.images, *([] if embedding.title is None else [embedding.title])]

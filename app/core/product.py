@@ -31,7 +31,8 @@ class Prepared:
     """Checked, decoded input of one product or query, ready for the towers.
 
     Attributes:
-        photos: one `(size, size, 3)` uint8 RGB array per photo, framed as the bundle says.
+        photos: one uint8 array per photo, framed as the bundle says: `(size, size, 3)` RGB, or flat with all the framings
+            that an ensemble's parts want, see `app.encoders.framings`.
         title: clean text, or None.
     """
 

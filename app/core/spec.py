@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
-
+_SHARES_ERR = 1e-6  # shares are rounded where they are written down
 
 _Tower = TypeVar("_Tower", "ImageSpec", "TitleSpec")
 
@@ -67,6 +67,11 @@ class ImageSpec(_Frozen):
         """Dimensions of the backbone's part of the vector: all of it."""
         return self.dim
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the vectors depend on."""
+        return (self.weights,)
+
     @model_validator(mode="after")
     def _width(self) -> ImageSpec:
         return _check_width(self)
@@ -116,6 +121,11 @@ class TitleSpec(_Frozen):
         """Dimensions of the transformer's part of the vector."""
         return self.dim - (self.ngrams.dim if self.ngrams else 0)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the vectors depend on."""
+        return (self.weights, self.config, self.tokenizer)
+
     @model_validator(mode="after")
     def _width(self) -> TitleSpec:
         return _check_width(self)
@@ -134,14 +144,78 @@ class FusionSpec(_Frozen):
     weight: Annotated[float, Field(ge=0, le=1)]
 
 
+class PartSpec(_Frozen):
+    """One part of an ensemble: the towers of a bundle, and how much they count.
+
+    Attributes:
+        name, fingerprint: of the bundle; they tell where the part came from and change no vector.
+        image, title: its towers, at least one; the files they name are the ensemble's.
+        image_share: of its image cosine in the ensemble's, in (0, 1]; 0 without an image tower.
+        title_share: likewise.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    image: ImageSpec | None
+    title: TitleSpec | None
+    image_share: Annotated[float, Field(ge=0, le=1)]
+    title_share: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _counted(self) -> PartSpec:
+        pairs = ((self.image, self.image_share), (self.title, self.title_share))
+        if (self.image is None and self.title is None) or any((tower is None) != (share == 0) for tower, share in pairs):
+            raise ValueError(f"part {self.name} needs a tower, and a share above 0 for each tower that it has")
+        return self
+
+
 class EncoderSpec(_Frozen):
-    """Both towers and their fusion; at least one tower."""
+    """Both towers and their fusion; at least one tower. An ensemble has parts instead of towers of its own.
+
+    An ensemble's image half is `[sqrt(s_0) image_0, sqrt(s_1) image_1, ...]` over the parts with an image tower, whose
+    shares `s` sum to 1; its title half likewise. So each half is a unit vector, its cosine is the weighted mean of
+    the parts' cosines, and fusion need not know of parts.
+    """
 
     image: ImageSpec | None
     title: TitleSpec | None
     fusion: FusionSpec
+    parts: tuple[PartSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole_or_parts(self) -> EncoderSpec:
+        if self.parts and (self.image is not None or self.title is not None):
+            raise ValueError("an ensemble has no towers but those of its parts")
+        for towers in (self.image_towers(), self.title_towers()):
+            if towers and abs(sum(share for _, share in towers) - 1) > _SHARES_ERR:
+                raise ValueError("the shares of an ensemble's parts must sum to 1 for photos, and for titles")
+        return self
+
+    def image_towers(self) -> tuple[tuple[ImageSpec, float], ...]:
+        """The image towers in the order of the image half, with their shares in the image cosine."""
+        own = ((self.image, 1.0),) if self.image else ()
+        return own + tuple((part.image, part.image_share) for part in self.parts if part.image)
+
+    def title_towers(self) -> tuple[tuple[TitleSpec, float], ...]:
+        """The title towers in the order of the title half, with their shares in the title cosine."""
+        own = ((self.title, 1.0),) if self.title else ()
+        return own + tuple((part.title, part.title_share) for part in self.parts if part.title)
+
+    def towers(self) -> tuple[ImageSpec | TitleSpec, ...]:
+        """All towers."""
+        return *(tower for tower, _ in self.image_towers()), *(tower for tower, _ in self.title_towers())
+
+    @property
+    def image_dim(self) -> int:
+        """Dimensions of the image half, 0 without an image tower."""
+        return sum(tower.dim for tower, _ in self.image_towers())
+
+    @property
+    def title_dim(self) -> int:
+        """Dimensions of the title half, 0 without a title tower."""
+        return sum(tower.dim for tower, _ in self.title_towers())
 
     def modalities(self) -> set[str]:
         """What queries may have that these towers can answer: `image`, `title`, and with both also `fused`."""
-        found = {name for name, tower in (("image", self.image), ("title", self.title)) if tower is not None}
+        found = {name for name, dim in (("image", self.image_dim), ("title", self.title_dim)) if dim}
         return found | {"fused"} if len(found) == 2 else found

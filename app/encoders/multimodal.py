@@ -1,9 +1,10 @@
-"""Both towers behind one interface: what the rest of the program knows of the model."""
+"""All towers behind one interface: what the rest of the program knows of the model."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from app.core.product import Floats, Pixels, Upload
-from app.core.spec import EncoderSpec
+from app.core.spec import EncoderSpec, ImageSpec, TitleSpec
+from app.encoders.framings import Framings
 from app.encoders.image import ImageTower
-from app.encoders.preprocess import InputLimits, clean_title, read_photo
+from app.encoders.preprocess import InputLimits, clean_title, read_framed
 from app.encoders.quantise import dequantised
 from app.encoders.runtime import Runtime
 from app.encoders.title import TitleTokens, TitleTower, read_config
@@ -45,8 +47,26 @@ class Encoder(Protocol):
         """Returns `(n, title_dim)` unit rows. Raises EncodingFailed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _PlacedImage:
+    """An image tower; `scale` is the square root of its share, `framing` a position among the model's framings."""
+
+    tower: torch.nn.Module
+    scale: float
+    framing: int
+
+
+@dataclass(frozen=True, slots=True)
+class _PlacedTitle:
+    """A title tower with its own tokenizer; `scale` is the square root of its share."""
+
+    tower: torch.nn.Module
+    scale: float
+    tokens: TitleTokens
+
+
 class MultimodalEncoder:
-    """The towers of a verified bundle, on one device. Methods may be called from several threads."""
+    """The towers of a verified bundle, an ensemble's too, on one device. Methods may be called from several threads."""
 
     def __init__(self, spec: EncoderSpec, folder: Path, runtime: Runtime, limits: InputLimits | None = None) -> None:
         """Loads the towers.
@@ -61,17 +81,23 @@ class MultimodalEncoder:
             DimensionMismatch: the weights do not fit the specification.
         """
         self.spec, self.runtime, self.limits = spec, runtime, limits or InputLimits()
-        self.image_dim = spec.image.dim if spec.image else 0
-        self.title_dim = spec.title.dim if spec.title else 0
-        self._image = runtime.place(load_image_tower(spec, folder)) if spec.image else None
-        self._title = runtime.place(load_title_tower(spec, folder)) if spec.title else None
-        self._tokens = TitleTokens(spec.title, folder / spec.title.tokenizer) if spec.title else None
+        self.image_dim, self.title_dim = spec.image_dim, spec.title_dim
+        self._framings = Framings([tower.preprocessing for tower, _ in spec.image_towers()])
+        self._images = [
+            _PlacedImage(runtime.place(_image_tower(tower, folder)), share**0.5, framing)
+            for (tower, share), framing in zip(spec.image_towers(), self._framings.of, strict=True)
+        ]
+        self._titles = [
+            _PlacedTitle(
+                runtime.place(_title_tower(tower, folder)), share**0.5, TitleTokens(tower, folder / tower.tokenizer)
+            )
+            for tower, share in spec.title_towers()
+        ]
         self._check_dimensions()
 
     def _check_dimensions(self) -> None:
         """Embeds something, which also warms the towers up; every shape that weights alone do not prove is proven here."""
-        size = self.spec.image.preprocessing.size if self.spec.image else 0
-        blank = [np.zeros((size, size, 3), np.uint8)] if size else []
+        blank = [self._framings.blank()] if self.image_dim else []
         try:
             found = self.embed_photos(blank).shape[1], self.embed_titles(["a"] if self.title_dim else []).shape[1]
         except EncodingFailed as error:
@@ -82,8 +108,8 @@ class MultimodalEncoder:
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         """See `Encoder`."""
-        how = self.spec.image.preprocessing if self.spec.image else None
-        return read_photo(data, how, self.limits, hashlib.sha256(data).hexdigest())
+        upload, framed = read_framed(data, self._framings.kinds, self.limits, hashlib.sha256(data).hexdigest())
+        return upload, self._framings.pack(framed)
 
     def read_title(self, text: str) -> str:
         """See `Encoder`."""
@@ -91,26 +117,26 @@ class MultimodalEncoder:
 
     def embed_photos(self, pixels: Sequence[Pixels]) -> Floats:
         """See `Encoder`."""
-        tower = self._image
-        if tower is None or not len(pixels):
+        if not self._images or not len(pixels):
             return np.zeros((0, self.image_dim), np.float32)
 
         def run(chunk: Sequence[Pixels]) -> torch.Tensor:
-            batch = torch.from_numpy(np.stack(chunk)).to(self.runtime.device).permute(0, 3, 1, 2)
-            rows: torch.Tensor = tower(batch)
-            return rows
+            batches = [
+                torch.from_numpy(framed).to(self.runtime.device).permute(0, 3, 1, 2)
+                for framed in self._framings.unpack(chunk)
+            ]
+            return torch.cat([one.scale * one.tower(batches[one.framing]) for one in self._images], dim=1)
 
         return self._embed(run, [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)], "photos")
 
     def embed_titles(self, titles: Sequence[str]) -> Floats:
         """See `Encoder`. Titles are batched by length, so that little is computed on padding."""
-        tower, tokens = self._title, self._tokens
-        if tower is None or tokens is None or not len(titles):
+        if not self._titles or not len(titles):
             return np.zeros((0, self.title_dim), np.float32)
 
         def run(chunk: Sequence[str]) -> torch.Tensor:
-            rows: torch.Tensor = tower(tokens(chunk).to(self.runtime.device))
-            return rows
+            parts = [one.scale * one.tower(one.tokens(chunk).to(self.runtime.device)) for one in self._titles]
+            return torch.cat(parts, dim=1)
 
         order = sorted(range(len(titles)), key=lambda n: len(titles[n]))
         chunks = [[titles[n] for n in order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
@@ -134,17 +160,25 @@ def load_image_tower(spec: EncoderSpec, folder: Path) -> ImageTower:
     """Builds the image tower of a bundle in float32. Raises DimensionMismatch."""
     if spec.image is None:
         raise ValueError("the bundle has no image tower")
-    tower = ImageTower(spec.image)
-    _load_weights(tower, folder / spec.image.weights)
-    return tower
+    return _image_tower(spec.image, folder)
 
 
 def load_title_tower(spec: EncoderSpec, folder: Path) -> TitleTower:
     """Builds the title tower of a bundle in float32. Raises DimensionMismatch."""
     if spec.title is None:
         raise ValueError("the bundle has no title tower")
-    tower = TitleTower(spec.title, read_config(folder / spec.title.config))
-    _load_weights(tower, folder / spec.title.weights)
+    return _title_tower(spec.title, folder)
+
+
+def _image_tower(spec: ImageSpec, folder: Path) -> ImageTower:
+    tower = ImageTower(spec)
+    _load_weights(tower, folder / spec.weights)
+    return tower
+
+
+def _title_tower(spec: TitleSpec, folder: Path) -> TitleTower:
+    tower = TitleTower(spec, read_config(folder / spec.config))
+    _load_weights(tower, folder / spec.weights)
     return tower
 
 

@@ -11,6 +11,7 @@ import io
 import re
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,9 +152,15 @@ def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, dige
     Raises:
         InvalidImage, PayloadTooLarge: as `open_image`.
     """
+    upload, framed = read_framed(data, [how] if how else [], limits, digest)
+    return upload, framed[0] if framed else np.zeros((0, 0, 3), np.uint8)
+
+
+def read_framed(data: bytes, hows: Sequence[Preprocessing], limits: InputLimits, digest: str) -> tuple[Upload, list[Pixels]]:
+    """Decodes a photo once and frames it in several ways; otherwise as `read_photo`."""
     image = open_image(data, limits)
-    pixels = frame(image, how) if how else np.zeros((0, 0, 3), np.uint8)
-    return Upload(data, Photo(digest, media_type(data), image.width, image.height)), pixels
+    upload = Upload(data, Photo(digest, media_type(data), image.width, image.height))
+    return upload, [frame(image, how) for how in hows]
 
 
 def media_type(data: bytes) -> str:

@@ -34,7 +34,7 @@ def test_help_names_every_command() -> None:
     assert all(command in output for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bundle create", "bundle inspect", "bundle verify"])
+@pytest.mark.parametrize("command", [*COMMANDS, "bundle create", "bundle ensemble", "bundle inspect", "bundle verify"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(cli, [*command.split(), "--help"])
     assert result.exit_code == 0

@@ -99,14 +99,15 @@ def test_ones_own_model(folder: Path, tmp_path: Path) -> None:
     with (folder / "my-labelled-listings.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", "title", "group"])
-        writer.writerows([n, f"product {n // 2} {'new' * (n % 2)}", n // 2] for n in range(120))
+        writer.writerows([n, f"product {n // 2} {'new' * (n % 2)}", n // 2] for n in range(400))
     places = {
         "tf_efficientnet_b0": str(tiny.image_encoder(tmp_path, "tf_efficientnet_b0")),
         "intfloat/multilingual-e5-base": str(tiny.title_encoder(tmp_path)),
         "model_store/mine": str(tmp_path / "mine"),
+        "model_store/plain": str(tmp_path / "plain"),
     }
-    create, calibrate, reembed, serve = [c for c in commands("console") if "docker" not in c]
-    for command in (create, calibrate, reembed):
+    train, *others, serve, create, calibrate = [c for c in commands("console") if "docker" not in c]
+    for command in (f"{train} --epochs 1", *others, create, calibrate):
         for name, place in places.items():
             command = command.replace(name, place)
         run(command, folder)

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
-from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, Preprocessing, TitleSpec
+from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, PartSpec, Preprocessing, TitleSpec
 from app.errors import BundleError, ChecksumMismatch, DimensionMismatch, ManifestInvalid, ManifestMissing
-from app.model_store import MANIFEST, Bundle, Manifest, load_bundle, new_manifest, read_manifest, write_bundle
+from app.model_store import MANIFEST, Bundle, FileEntry, Manifest, load_bundle, new_manifest, read_manifest, write_bundle
 
 PREPROCESSING = Preprocessing(size=32, framing="pad", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 IMAGE = ImageSpec(
@@ -59,8 +59,16 @@ def manifest_of(
     return lambda: new_manifest("tiny", spec, thresholds or THRESHOLDS, **texts)
 
 
+def filled(manifest: Callable[[], Manifest], fill: Callable[[Path], object]) -> Callable[[Path], Manifest]:
+    def both(folder: Path) -> Manifest:
+        fill(folder)
+        return manifest()
+
+    return both
+
+
 def write(folder: Path, **changes: Any) -> Bundle:
-    return write_bundle(folder, manifest_of(**changes), fill_with())
+    return write_bundle(folder, filled(manifest_of(**changes), fill_with()))
 
 
 def names(folder: Path) -> list[str]:
@@ -96,7 +104,7 @@ def test_a_bundle_is_written_whole_and_can_be_loaded(tmp_path: Path) -> None:
 def test_a_bundle_takes_the_place_of_another(tmp_path: Path) -> None:
     old = write(tmp_path / "tiny")
     (old.folder / "forgotten").write_text("by an older version")
-    new = write_bundle(tmp_path / "tiny", manifest_of(), fill_with(value=2.0))
+    new = write_bundle(tmp_path / "tiny", filled(manifest_of(), fill_with(value=2.0)))
     assert new.fingerprint != old.fingerprint
     assert names(tmp_path / "tiny") == FILES
     assert names(tmp_path) == ["tiny"]
@@ -116,7 +124,7 @@ def test_an_interrupted_write_leaves_the_old_bundle_whole(folder: Path, error: t
 
     before = load_bundle(folder)
     with pytest.raises(error):
-        write_bundle(folder, manifest_of(), fill)
+        write_bundle(folder, filled(manifest_of(), fill))
     assert load_bundle(folder).manifest == before.manifest
     assert names(folder.parent) == ["tiny"]
 
@@ -127,14 +135,14 @@ def test_an_interrupted_first_write_leaves_nothing(tmp_path: Path) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        write_bundle(tmp_path / "tiny", manifest_of(), fill)
+        write_bundle(tmp_path / "tiny", filled(manifest_of(), fill))
     assert names(tmp_path) == []
 
 
 def test_a_manifest_that_cannot_be_made_leaves_the_old_bundle_whole(folder: Path) -> None:
     before = load_bundle(folder)
     with pytest.raises(ValidationError, match="w must lie in"):
-        write_bundle(folder, manifest_of(weight=1), fill_with(value=2.0))
+        write_bundle(folder, filled(manifest_of(weight=1), fill_with(value=2.0)))
     assert load_bundle(folder).manifest == before.manifest
     assert names(folder.parent) == ["tiny"]
 
@@ -142,9 +150,9 @@ def test_a_manifest_that_cannot_be_made_leaves_the_old_bundle_whole(folder: Path
 def test_a_bundle_that_would_not_load_is_not_put_in_place(folder: Path) -> None:
     before = load_bundle(folder)
     with pytest.raises(DimensionMismatch):
-        write_bundle(folder, manifest_of(), fill_with(shape=(5, 6)))
+        write_bundle(folder, filled(manifest_of(), fill_with(shape=(5, 6))))
     with pytest.raises(ManifestInvalid, match="checksum"):
-        write_bundle(folder, manifest_of(), lambda scratch: (scratch / "README.md").touch())
+        write_bundle(folder, filled(manifest_of(), lambda scratch: (scratch / "README.md").touch()))
     assert load_bundle(folder).manifest == before.manifest
     assert names(folder.parent) == ["tiny"]
 
@@ -190,9 +198,9 @@ def test_a_manifest_that_is_a_folder_is_refused(folder: Path) -> None:
         load_bundle(folder)
 
 
-def changed(*path: str, to: object) -> Callable[[dict[str, Any]], None]:
+def changed(*path: str | int, to: object) -> Callable[[dict[str, Any]], None]:
     def change(described: dict[str, Any]) -> None:
-        part = described
+        part: Any = described
         for key in path[:-1]:
             part = part[key]
         part[path[-1]] = to
@@ -299,7 +307,7 @@ def test_weights_in_another_format_are_refused(tmp_path: Path) -> None:
         (scratch / "title.safetensors").write_bytes(b"pickle" * 100)
 
     with pytest.raises(DimensionMismatch, match="not a safetensors file"):
-        write_bundle(tmp_path / "tiny", manifest_of(), fill)
+        write_bundle(tmp_path / "tiny", filled(manifest_of(), fill))
 
 
 # -- the fingerprint ------------------------------------------------------------------------------------------
@@ -330,7 +338,7 @@ def test_the_fingerprint_changes_with_all_that_a_vector_depends_on(
 
 
 def test_the_fingerprint_changes_with_the_weights(folder: Path, tmp_path: Path) -> None:
-    other = write_bundle(tmp_path / "other", manifest_of(), fill_with(value=1.5))
+    other = write_bundle(tmp_path / "other", filled(manifest_of(), fill_with(value=1.5)))
     assert other.fingerprint != load_bundle(folder).fingerprint
 
 
@@ -338,5 +346,98 @@ def test_the_fingerprint_survives_new_thresholds_and_texts(folder: Path, tmp_pat
     described = manifest_of(
         thresholds={modality: [(1, 0.7), (9, 0.8)] for modality in THRESHOLDS}, metrics={"f1": 0.9}, data={"rows": 5}
     )
-    other = write_bundle(tmp_path / "other", described, fill_with(readme="# Another card\n"))
+    other = write_bundle(tmp_path / "other", filled(described, fill_with(readme="# Another card\n")))
     assert other.fingerprint == load_bundle(folder).fingerprint
+
+
+def test_a_bundle_without_parts_has_the_fingerprint_that_it_had_before_there_were_ensembles() -> None:
+    names = ("image.safetensors", "title.safetensors", "title_config.json", "tokenizer.json")
+    files = {name: FileEntry(sha256=str(number) * 64, size_bytes=1) for number, name in enumerate(names)}
+    assert manifest_of()().model_copy(update={"files": files}).fingerprint() == "9516556a4939f2dc"
+
+
+# -- ensembles ------------------------------------------------------------------------------------------------
+
+
+def renamed(part: PartSpec, number: int) -> PartSpec:
+    """The part with the file names that it has in an ensemble."""
+    image = part.image and part.image.model_copy(update={"weights": f"{number}-{part.image.weights}"})
+    new = {field: f"{number}-{getattr(TITLE, field)}" for field in ("weights", "config", "tokenizer")}
+    return part.model_copy(update={"image": image, "title": part.title and part.title.model_copy(update=new)})
+
+
+BOTH = PartSpec(name="both", fingerprint="0" * 16, image=IMAGE, title=TITLE, image_share=0.75, title_share=1)
+PHOTOS = PartSpec(name="photos", fingerprint="1" * 16, image=IMAGE, title=None, image_share=0.25, title_share=0)
+
+
+def write_ensemble(folder: Path, *parts: PartSpec, **changes: Any) -> Bundle:
+    given = tuple(renamed(part, number) for number, part in enumerate(parts or (BOTH, PHOTOS)))
+
+    def fill(scratch: Path) -> Manifest:
+        for number in range(len(given)):
+            (scratch / "whole").mkdir()
+            fill_with(**changes)(scratch / "whole")
+            for file in (scratch / "whole").iterdir():
+                file.rename(scratch / ("README.md" if file.name == "README.md" else f"{number}-{file.name}"))
+            (scratch / "whole").rmdir()
+        spec = EncoderSpec(image=None, title=None, fusion=FusionSpec(weight=0.36), parts=given)
+        return new_manifest("ensemble", spec, THRESHOLDS)
+
+    return write_bundle(folder, fill)
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Path:
+    return write_ensemble(tmp_path / "together").folder
+
+
+def test_an_ensemble_has_the_dimensions_and_files_of_all_its_parts(together: Path) -> None:
+    manifest = load_bundle(together).manifest
+    fusion = manifest.encoder_fusion()
+    assert (fusion.image_dim, fusion.title_dim) == (8, 3)
+    assert manifest.spec().modalities() == {"image", "title", "fused"}
+    assert sorted(manifest.vector_files()) == [
+        "0-image.safetensors", "0-title.safetensors", "0-title_config.json", "0-tokenizer.json", "1-image.safetensors",
+    ]  # fmt: skip
+
+
+def test_the_fingerprint_of_an_ensemble_covers_shares_towers_and_bytes_but_not_where_parts_came_from(
+    together: Path, tmp_path: Path
+) -> None:
+    own = load_bundle(together).fingerprint
+    halved = [part.model_copy(update={"image_share": 0.5}) for part in (BOTH, PHOTOS)]
+    padded = PHOTOS.model_copy(update={"image": IMAGE.model_copy(update={"pooling": "gem"})})
+    moved = PHOTOS.model_copy(update={"name": "other", "fingerprint": "2" * 16})
+    others = [write_ensemble(tmp_path / "halved", *halved), write_ensemble(tmp_path / "padded", BOTH, padded)]
+    others += [write_ensemble(tmp_path / "turned", PHOTOS, BOTH), write_ensemble(tmp_path / "filled", value=2.0)]
+    assert len({own, *(one.fingerprint for one in others)}) == 5
+    assert write_ensemble(tmp_path / "moved", BOTH, moved).fingerprint == own
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("image", to=IMAGE.model_dump()),
+        changed("parts", to=[]),
+        changed("parts", 0, "image_share", to=0.5),
+        changed("parts", 0, "title_share", to=0),
+        changed("parts", 1, "title_share", to=0.5),
+        changed("parts", 1, "image", to=None),
+        changed("parts", 1, "name", to=""),
+        changed("parts", 1, "fingerprint", to="none"),
+        changed("parts", 1, "surprise", to=1),
+        changed("fusion", "weight", to=1),
+        changed("parts", 1, "image", "weights", to="../secret"),
+        lambda described: described["files"].pop("1-image.safetensors"),
+    ],
+)
+def test_an_ensemble_that_contradicts_itself_is_refused(together: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    edit(together, change)
+    with pytest.raises(ManifestInvalid, match=r"bundle\.json"):
+        load_bundle(together)
+
+
+def test_the_projections_of_all_parts_are_checked(together: Path) -> None:
+    edit(together, changed("parts", 1, "image", "dim", to=5))
+    with pytest.raises(DimensionMismatch, match=r"1-image.safetensors has a projection of shape \(4, 6\)"):
+        load_bundle(together)
