@@ -15,6 +15,7 @@ from app.commands.common import (
     IdColumn,
     ImageColumn,
     Images,
+    PhashColumn,
     TitleColumn,
     columns,
     console,
@@ -36,6 +37,7 @@ def calibrate(
     title_column: TitleColumn = None,
     image_column: ImageColumn = None,
     group_column: GroupColumn = None,
+    phash_column: PhashColumn = None,
     criterion: Annotated[
         Literal["decision", "f1"], typer.Option(help="What thresholds are best for: see docs/training.md.")
     ] = "decision",
@@ -55,7 +57,7 @@ def calibrate(
     manifest = loaded.manifest
     fusion = manifest.encoder_fusion()
     encoder = build_encoder(Settings(), loaded)
-    named = columns(id_column, title_column, image_column, group_column)
+    named = columns(id_column, title_column, image_column, group_column, phash_column)
 
     def embed(file: Path) -> fitting.Labelled:
         with progress(f"Reading {file.name}", count_rows(file)) as tick:
@@ -63,7 +65,7 @@ def calibrate(
         with progress(f"Embedding {file.name}", len(read.items)) as tick:
             features, kept, bad = embed_items(read.items, ("image", "title"), encoder, fusion, tick)
         show_bad_rows([*read.problems, *bad])
-        return fitting.labelled_from(features, kept)
+        return fitting.labelled_from(features, [read.items[n] for n in kept])
 
     points = fitting.fit_thresholds(embed(listings), fusion, criterion)
     _show("Fitted (scores on the listings they were fitted to)", points)

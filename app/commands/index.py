@@ -9,9 +9,11 @@ import typer
 
 from app.commands.common import (
     BundleDir,
+    GroupColumn,
     IdColumn,
     ImageColumn,
     Images,
+    PhashColumn,
     TitleColumn,
     columns,
     console,
@@ -29,6 +31,8 @@ def index(
     id_column: IdColumn = None,
     title_column: TitleColumn = None,
     image_column: ImageColumn = None,
+    group_column: GroupColumn = None,
+    phash_column: PhashColumn = None,
     bundle: BundleDir = None,
     reembed: Annotated[bool, typer.Option("--reembed", help="Embed every stored product again, for a new bundle.")] = False,
 ) -> None:
@@ -46,7 +50,7 @@ def index(
     from app.bulk import index_rows
     from app.listings import count_rows, read_table
 
-    rows = read_table(file, columns(id_column, title_column, image_column), images)
+    rows = read_table(file, columns(id_column, title_column, image_column, group_column, phash_column), images)
     matcher = build_matcher(settings)
     try:
         with progress("Indexing", count_rows(file)) as tick:

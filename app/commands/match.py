@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.common import BundleDir, IdColumn, ImageColumn, Images, TitleColumn, columns, console, progress
+from app.commands.common import (
+    BundleDir,
+    GroupColumn,
+    IdColumn,
+    ImageColumn,
+    Images,
+    PhashColumn,
+    TitleColumn,
+    columns,
+    console,
+    progress,
+)
 from app.core.product import DEFAULT_CATALOG, Answer, Match
 from app.errors import InvalidInput
 from app.settings import Settings
@@ -29,6 +40,8 @@ def match(
     id_column: IdColumn = None,
     title_column: TitleColumn = None,
     image_column: ImageColumn = None,
+    group_column: GroupColumn = None,
+    phash_column: PhashColumn = None,
     bundle: BundleDir = None,
 ) -> None:
     """Match a table of queries. A query that cannot be read gets a row with the error; the rest goes on."""
@@ -41,7 +54,7 @@ def match(
     if writer is None:
         raise InvalidInput(f"--out must end in {', '.join(_WRITERS)}, not '{out.suffix}'.")
     options = MatchOptions(threshold, limit, catalog=catalog)
-    rows = read_table(file, columns(id_column, title_column, image_column), images)
+    rows = read_table(file, columns(id_column, title_column, image_column, group_column, phash_column), images)
     matcher = build_matcher(Settings() if bundle is None else Settings(bundle=bundle))
     counts = {"queries": 0, "matched": 0, "failed": 0}
 

@@ -128,7 +128,7 @@ def embed_items(
 def _read(item: Item, signals: Collection[str], encoder: Encoder | None) -> tuple[Prepared, int | None]:
     """Returns what the towers take of a listing, and its hash."""
     wants_hash = "phash" in signals and item.phash is None
-    wants_pixels = encoder is not None and "image" in signals
+    wants_pixels = encoder is not None and encoder.image_dim > 0 and "image" in signals
     data = item.photo.read() if item.photo is not None and (wants_hash or wants_pixels) else None
     value = item.phash if "phash" in signals else None
     if data is not None and wants_hash:
@@ -136,7 +136,7 @@ def _read(item: Item, signals: Collection[str], encoder: Encoder | None) -> tupl
     if encoder is None:
         return Prepared(), value
     photos = (encoder.read_photo(data)[1],) if data is not None and wants_pixels else ()
-    return Prepared(photos, item.title if "title" in signals else None), value
+    return Prepared(photos, item.title if encoder.title_dim and "title" in signals else None), value
 
 
 def halves(features: Features, rows: NDArray[np.int64], shared: int) -> Floats:

@@ -95,7 +95,7 @@ def _thresholds(
         with ticks("Fitting thresholds", len(items)) as tick:
             features, kept, _ = embed_items(items, ("image", "title"), encoder, fusion, tick)
         try:
-            fitted = calibrate.fit_thresholds(calibrate.labelled_from(features, kept), fusion, criterion)
+            fitted = calibrate.fit_thresholds(calibrate.labelled_from(features, [items[n] for n in kept]), fusion, criterion)
             points |= calibrate.thresholds_of(fitted).points
         except InvalidListings:
             pass  # too few rows: the card shows the thresholds as they are
