@@ -16,6 +16,7 @@ from rich.table import Table
 
 from app.commands.common import (
     BundleDir,
+    FamilyColumn,
     GroupColumn,
     IdColumn,
     ImageColumn,
@@ -62,6 +63,7 @@ def evaluate(
     image_column: ImageColumn = None,
     group_column: GroupColumn = None,
     phash_column: PhashColumn = None,
+    family_column: FamilyColumn = None,
 ) -> None:
     """Measure a bundle on labelled listings: F1 as in the competition, rankings, pairs, and what larger galleries cost."""
     from app.errors import InvalidListings
@@ -72,7 +74,7 @@ def evaluate(
 
     if rest_as_gallery and fold is None:
         raise typer.BadParameter("--rest-as-gallery goes with --fold.")
-    named = columns(id_column, title_column, image_column, group_column, phash_column)
+    named = columns(id_column, title_column, image_column, group_column, phash_column, family_column)
     asking, others, bad = _read(_Tables(listings, gallery, named, images, strict), fold, rest_as_gallery)
     everyone = [*asking, *others]
     model = _model(bundle, signals, everyone)

@@ -115,6 +115,7 @@ def train(
     given = dict(locals())
     config = _config(given)
     towers = _towers(given)
+    out = _target(out)
     from app.training.folds import parse_fold
     from app.training.run import split
     from app.training.run import train as run
@@ -141,6 +142,19 @@ def train(
         )  # fmt: skip
         bundle = finish(trained, parts, how, progress)
         console.print(f"Written: {bundle.label}, in {out}. Its card is {out / 'README.md'}.")
+
+
+def _target(out: Path) -> Path:
+    """Returns the bundle's folder; what could not become one is refused now, not after hours of training."""
+    from app.errors import BundleError
+    from app.model_store import MANIFEST
+
+    out = out.resolve()
+    if not 0 < len(out.name) <= 100:
+        raise InvalidInput(f"--out {out}: the folder's name is the bundle's, and has 1 to 100 characters.")
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is no bundle: choose another --out, or remove it yourself.")
+    return out
 
 
 def _config(given: dict[str, Any]) -> TrainingConfig:

@@ -83,6 +83,8 @@ class ArcFaceHead(nn.Module):
 class CurricularHead(ArcFaceHead):
     """ArcFace that weighs hard negatives more as training succeeds, by a running mean `t` of the own cosine."""
 
+    t: Tensor
+
     def __init__(self, dim: int, groups: int, margin: float = 0.5, scale: float = 30.0, momentum: float = 0.01) -> None:
         """See `ArcFaceHead`; `momentum` is the share of the present batch in the running mean."""
         super().__init__(dim, groups, margin, scale)
@@ -94,11 +96,10 @@ class CurricularHead(ArcFaceHead):
         cosines = self.cosines(embeddings)
         own = cosines.gather(1, labels[:, None])
         target = with_margin(own, self.margin)
-        t: Tensor = self.t
         if self.training:
-            t.lerp_(own.detach().mean(), self.momentum)
+            self.t.lerp_(own.detach().mean(), self.momentum)
         harder = cosines > target.detach()  # a negative that beats the own group, margin included
-        cosines = torch.where(harder, cosines * (t + cosines), cosines)
+        cosines = torch.where(harder, cosines * (self.t + cosines), cosines)
         return self.scale * cosines.scatter(1, labels[:, None], target)
 
 

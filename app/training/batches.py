@@ -23,7 +23,8 @@ def epoch_order(labels: NDArray[np.int64], max_per_group: int, seed: int, epoch:
     Args:
         labels: `(n,)` group of each listing.
         max_per_group: 1 or more.
-        seed, epoch: decide the draw.
+        seed: decides the draw.
+        epoch: likewise.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(labels))
     by_group = order[np.argsort(labels[order], kind="stable")]

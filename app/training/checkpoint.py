@@ -30,7 +30,6 @@ class Progress:
         epoch: the epoch in progress, from 0.
         step: batches done of that epoch.
         update: updates done in all.
-        history: one record per logged update, see `app.training.history`.
     """
 
     epoch: int = 0
@@ -86,11 +85,12 @@ def read_checkpoint(
         with safe_open(file, framework="pt") as stored:
             about = json.loads((stored.metadata() or {})["state"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        found, progress = about["run"], Progress(about["epoch"], about["step"], about["update"])
     except FileNotFoundError as error:
         raise InvalidInput(f"there is no checkpoint in {folder}: leave --resume out to start anew.") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{file} is no checkpoint, or is damaged: leave --resume out to start anew.") from error
-    if about["run"] != run:
+    if found != run:
         raise InvalidInput(
             f"the checkpoint in {folder} belongs to a run with other options or other listings: "
             "give the same ones, or leave --resume out to start anew."
@@ -105,4 +105,4 @@ def read_checkpoint(
     for values in entries.values():
         values["step"] = torch.tensor(values["step"])
     optimizer.load_state_dict({"state": entries, "param_groups": about["groups"]})
-    return Progress(about["epoch"], about["step"], about["update"]), about["scaler"]
+    return progress, about["scaler"]

@@ -18,7 +18,7 @@ from app.training.start import PooledFeatures
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """PooledFeatures by number of the listing: `(listings, features)` float32, rows of zeros where there are none; or None."""
+    """Pooled features by number of the listing: `(listings, features)` float32, zeros where it has none; None: no tower."""
 
     photo: Tensor | None
     title: Tensor | None

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from app.core.spec import EncoderSpec
+from app.encoders.image import ImageTower
 from app.encoders.pretrained import save_tower
+from app.encoders.title import TitleTower
 from app.training.model import NormalisedTower, TrainingModel
 
 
@@ -50,7 +52,9 @@ def write_towers(model: TrainingModel, start: Path, folder: Path, storage: Stora
     return spec
 
 
-def _write(tower: NormalisedTower, file: Path, half: bool, int8_words: bool) -> None:
+def _write(
+    tower: NormalisedTower[ImageTower] | NormalisedTower[TitleTower], file: Path, half: bool, int8_words: bool
+) -> None:
     ngrams = getattr(tower.tower, "ngrams", None)
     extra: dict[str, Tensor] = {"ngrams.weight": ngrams.weight.detach()} if ngrams is not None else {}
     save_tower(tower.tower.backbone, tower.folded(), file, half, int8_words, extra)

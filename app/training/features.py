@@ -132,7 +132,7 @@ def _read(item: Item, signals: Collection[str], encoder: Encoder | None) -> tupl
     data = item.photo.read() if item.photo is not None and (wants_hash or wants_pixels) else None
     value = item.phash if "phash" in signals else None
     if data is not None and wants_hash:
-        value = int(str(imagehash.phash(open_image(data, LIMITS))), 16)
+        value = phash.parse(str(imagehash.phash(open_image(data, LIMITS))))
     if encoder is None:
         return Prepared(), value
     photos = (encoder.read_photo(data)[1],) if data is not None and wants_pixels else ()

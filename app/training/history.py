@@ -21,7 +21,7 @@ class History:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def cut(self, update: int) -> None:
         """Forgets what came after the checkpoint from which the run goes on."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from app.core.spec import EncoderSpec
 from app.encoders.image import ImageTower
 from app.encoders.title import TitleBatch, TitleTower
-from app.training.arcface import make_head
+from app.training.arcface import ArcFaceHead, make_head
 from app.training.config import TrainingConfig
 
 T = TypeVar("T", ImageTower, TitleTower)
@@ -62,7 +62,7 @@ class NormalisedTower(nn.Module, Generic[T]):
 
     def __init__(self, tower: T) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower: T = tower
         self.norm = nn.BatchNorm1d(self.projection.out_features)
 
     @property
@@ -85,8 +85,14 @@ class NormalisedTower(nn.Module, Generic[T]):
     def forward(self, features: Tensor) -> Tensor:
         """`(n, features)` pooled features -> `(n, dim)` float32, of any length."""
         with torch.autocast(features.device.type, enabled=False):
-            normed: Tensor = self.norm(self.projection(features.float()))
-            return normed
+            norm, projected = self.norm, self.projection(features.float())
+            if len(projected) > 1:
+                normed: Tensor = norm(projected)
+                return normed
+            # one row has no variance: it is normalised as in evaluation
+            return functional.batch_norm(
+                projected, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+            )
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
@@ -117,7 +123,8 @@ class TrainingModel(nn.Module):
 
         Args:
             spec: of the bundle to be.
-            image, title: towers with projections, at least one.
+            image: tower with a projection; None for none.
+            title: likewise; one of them is there.
             groups: in training.
             config: of the run.
         """
@@ -140,8 +147,12 @@ class TrainingModel(nn.Module):
 
     def set_margin(self, margin: float) -> None:
         """Sets the margin of all heads, in radians."""
-        for head in self.heads.values():
-            head.margin = margin  # type: ignore[assignment]
+        for head in self.arcface_heads().values():
+            head.margin = margin
+
+    def arcface_heads(self) -> dict[str, ArcFaceHead]:
+        """Returns the heads by name."""
+        return {name: head for name, head in self.heads.items() if isinstance(head, ArcFaceHead)}
 
     def features(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Returns the pooled features of photos and of titles."""

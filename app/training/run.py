@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
+from app.core.spec import EncoderSpec
 from app.encoders.image import ImageTower
 from app.encoders.runtime import Runtime
 from app.encoders.title import TitleTokens, TitleTower
@@ -50,7 +51,8 @@ def split(items: Sequence[Item], calibration: tuple[int, int] | None, test: tupl
 
     Args:
         items: all listings.
-        calibration, test: (fold, folds), see `app.training.folds`; None keeps none apart.
+        calibration: (fold, folds), see `app.training.folds`; None keeps none apart.
+        test: likewise.
 
     Raises:
         InvalidListings: nothing is left to train on, or fewer than two groups.
@@ -131,6 +133,7 @@ def train(
 
     Raises:
         InvalidInput: towers that cannot be loaded, or a checkpoint that does not fit.
+        InvalidListings: the towers can read listings of fewer than two groups.
         TrainingInterrupted, TrainingFailed: as `Trainer.train`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +141,7 @@ def train(
     accelerator = make_accelerator(config, device)
     start = folder / ("start" if accelerator.is_main_process else f"start-{accelerator.process_index}")
     spec, image, title = prepare(towers, emptied(start))
-    items, name = parts.train, run_name(config, towers, parts.train)
+    items, name = readable(parts.train, spec), run_name(config, towers, parts.train)
     labels = np.unique([str(item.group) for item in items], return_inverse=True)[1].astype(np.int64)
     dataset = ListingDataset(items, labels, spec, config)
     tokens = TitleTokens(spec.title, start / spec.title.tokenizer) if spec.title else None
@@ -147,7 +150,9 @@ def train(
     teacher = None
     if not resume or config.distil:
         with accelerator.main_process_first():
-            features = _features(dataset, tokens, image, title, runtime, folder / f"{features_name(towers, items)}.features", ticks)
+            features = _features(
+                dataset, tokens, image, title, runtime, folder / f"{features_name(towers, items)}.features", ticks
+            )
         begin(model, features, items, config.seed)
         centres_from(model, features, dataset, tokens)
         if config.distil:
@@ -157,6 +162,20 @@ def train(
     trainer = Trainer(model, dataset, tokens, config, Run(folder, name, resume), accelerator, teacher)
     trainer.train(report)
     return Trained(model.cpu().eval(), start, name, accelerator.is_main_process)
+
+
+def readable(items: Sequence[Item], spec: EncoderSpec) -> list[Item]:
+    """Returns the listings that have something for a tower to read; a photo that cannot be decoded shows only later.
+
+    Raises:
+        InvalidListings: they are of fewer than two groups.
+    """
+    kept = [
+        item for item in items if (spec.image and item.photo is not None) or (spec.title and item.title is not None)
+    ]
+    if len({item.group for item in kept}) < 2:
+        raise InvalidListings("fewer than two groups have a photo or a title for these towers: give the other encoder too.")
+    return kept
 
 
 def emptied(folder: Path) -> Path:
@@ -171,15 +190,16 @@ def _features(
     runtime: Runtime, cache: Path, ticks: Ticks,
 ) -> PooledFeatures:  # fmt: skip
     """Computes the features of all listings, or reads those that an interrupted run has left."""
-    names = ("image", "with_photo", "title", "with_title")
     if cache.is_file():
         stored = load_file(cache)
-        arrays = {name: stored[name] if name in ("image", "title") else stored[name].numpy() for name in names}
-        return PooledFeatures(**arrays)
+        return PooledFeatures(stored["image"], stored["with_photo"].numpy(), stored["title"], stored["with_title"].numpy())
     with ticks("Embedding the listings as they are", len(dataset)) as tick:
         found = features_of(dataset, tokens, image, title, runtime, tick)
-    arrays = {name: torch.as_tensor(getattr(found, name)).contiguous() for name in names}
-    write_file(cache, save(arrays))
+    arrays = {
+        "image": found.image, "with_photo": torch.from_numpy(found.with_photo),
+        "title": found.title, "with_title": torch.from_numpy(found.with_title),
+    }  # fmt: skip
+    write_file(cache, save({name: tensor.contiguous() for name, tensor in arrays.items()}))
     return found
 
 

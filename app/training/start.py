@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 from torch.nn import functional
 
 from app.core.spec import EncoderSpec, FusionSpec, NgramSpec
@@ -26,6 +27,7 @@ from app.encoders.ngrams import NgramReader
 from app.encoders.runtime import Runtime
 from app.encoders.title import TitleTokens, TitleTower
 from app.errors import InvalidInput
+from app.training.arcface import ArcFaceHead
 from app.training.data import Item
 from app.training.dataset import Collate, ListingDataset
 from app.training.model import Batch, NormalisedTower, TrainingModel
@@ -63,12 +65,18 @@ def prepare(towers: Towers, folder: Path) -> tuple[EncoderSpec, ImageTower | Non
     """Writes the files of the pretrained towers into a folder and returns them with fresh projections.
 
     Raises:
-        InvalidInput: no tower at all, or one that cannot be loaded.
+        InvalidInput: no tower at all, one that cannot be loaded, or a dimension or w outside its range.
     """
-    if towers.image_encoder is None and towers.title_encoder is None:
-        raise InvalidInput("there is nothing to train: give --image-encoder, --title-encoder or both.")
-    both = towers.image_encoder is not None and towers.title_encoder is not None
-    weight = towers.weight if both else float(towers.image_encoder is not None)
+    weight = _checked_weight(towers)
+    try:
+        return _prepared(towers, weight, folder)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"])) or "towers"
+        raise InvalidInput(f"{option} cannot be {first['input']!r}: {first['msg']}.") from error
+
+
+def _prepared(towers: Towers, weight: float, folder: Path) -> tuple[EncoderSpec, ImageTower | None, TitleTower | None]:
     image_spec = title_spec = image = title = None
     if towers.image_encoder is not None:
         plain = pretrained.image_tower(towers.image_encoder, towers.image, folder, half=False)
@@ -87,6 +95,21 @@ def prepare(towers: Towers, folder: Path) -> tuple[EncoderSpec, ImageTower | Non
     return EncoderSpec(image=image_spec, title=title_spec, fusion=FusionSpec(weight=weight)), image, title
 
 
+def _checked_weight(towers: Towers) -> float:
+    """Returns w, 1 or 0 for one tower. Raises InvalidInput for what would only show when the bundle is written."""
+    if towers.image_encoder is None and towers.title_encoder is None:
+        raise InvalidInput("there is nothing to train: give --image-encoder, --title-encoder or both.")
+    if towers.image_dim < 1 or towers.title_dim < 1:
+        raise InvalidInput(
+            f"--image-dim and --title-dim are numbers of dimensions, not {towers.image_dim} and {towers.title_dim}."
+        )
+    if towers.image_encoder is None or towers.title_encoder is None:
+        return float(towers.image_encoder is not None)
+    if not 0 < towers.weight < 1:
+        raise InvalidInput(f"--weight is the share of the image cosine and must lie in (0, 1), not {towers.weight}.")
+    return towers.weight
+
+
 @dataclass(frozen=True, slots=True)
 class PooledFeatures:
     """Pooled features of the unchanged listings: `(rows, features)` float32, and which listing each row is."""
@@ -97,12 +120,15 @@ class PooledFeatures:
     with_title: NDArray[np.int64]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features_of(
     dataset: ListingDataset, tokens: TitleTokens | None, image: ImageTower | None, title: TitleTower | None,
     runtime: Runtime, tick: Callable[[int], None],
 ) -> PooledFeatures:  # fmt: skip
-    """Embeds every listing once, unchanged; titles are batched by length. `tick` takes the number of listings done."""
+    """Embeds every listing once, unchanged; titles are batched by length. `tick` takes the number of listings done.
+
+    The towers are on the CPU again afterwards, and in evaluation mode.
+    """
     collate = Collate(tokens)
     for tower in (image, title):
         if tower is not None:
@@ -123,6 +149,9 @@ def features_of(
                 titles.append(title.features(batch.titles).float().cpu())
                 title_rows += [numbers[n] for n in batch.with_title.tolist()]
         tick(len(numbers))
+    for tower in (image, title):
+        if tower is not None:
+            tower.cpu()  # where the rest of the model is, until training begins
     return PooledFeatures(
         torch.cat(photos) if photos else torch.zeros(0, 1), np.array(photo_rows, np.int64),
         torch.cat(titles) if titles else torch.zeros(0, 1), np.array(title_rows, np.int64),
@@ -139,7 +168,7 @@ def begin(model: TrainingModel, features: PooledFeatures, items: Sequence[Item],
         model.title.tower.ngrams.weight.data.copy_(inverse_document_frequency(titles, model.title.tower.ngrams.spec))
 
 
-def _fit_projection(tower: NormalisedTower, rows: Tensor, seed: int) -> None:
+def _fit_projection(tower: NormalisedTower[ImageTower] | NormalisedTower[TitleTower], rows: Tensor, seed: int) -> None:
     kept = np.random.default_rng(seed).permutation(len(rows))[:PCA_ROWS]
     sample = rows[torch.from_numpy(kept)]
     dim = tower.projection.out_features
@@ -182,8 +211,8 @@ def centres_from(
     """Sets the first centre of every group to the mean embedding of its listings; others stay a little beside it."""
     was_training = model.training
     model.eval()
-    groups = next(iter(model.heads.values())).groups
-    sums = {name: torch.zeros(int(groups), head.weight.shape[1]) for name, head in model.heads.items()}  # type: ignore[arg-type, index]
+    heads = model.arcface_heads()
+    sums = {name: torch.zeros(head.groups, head.weight.shape[1]) for name, head in heads.items()}
     photo_row = {int(n): row for row, n in enumerate(features.with_photo)}
     title_row = {int(n): row for row, n in enumerate(features.with_title)}
     for start in range(0, len(dataset), 1024):
@@ -208,7 +237,7 @@ def centres_from(
             if name in embedded:
                 labels = batch.labels[of[name]] if name in of else batch.labels
                 total.index_add_(0, labels, functional.normalize(embedded[name]))
-    for name, head in model.heads.items():
+    for name, head in heads.items():
         _place(head, sums[name])
     model.train(was_training)
 
@@ -219,12 +248,11 @@ def _flags(n: int, found: Sequence[tuple[int, int]]) -> Tensor:
     return flags
 
 
-def _place(head: nn.Module, sums: Tensor) -> None:
-    weight, centres = head.weight, int(head.centres)  # type: ignore[arg-type]
+def _place(head: ArcFaceHead, sums: Tensor) -> None:
     mean = functional.normalize(sums)
-    empty = sums.norm(dim=1) == 0
-    spread = 0.1 * functional.normalize(weight.view(len(sums), centres, -1), dim=-1)  # type: ignore[operator, union-attr]
+    before = head.weight.view(len(sums), head.centres, -1)
+    spread = 0.1 * functional.normalize(before, dim=-1)
     spread[:, 0] = 0
-    placed = mean[:, None] + spread
-    kept = torch.where(empty[:, None, None], weight.view_as(placed), placed)  # type: ignore[operator, union-attr]
-    weight.copy_(kept.reshape(weight.shape))  # type: ignore[operator, union-attr]
+    empty = sums.norm(dim=1) == 0
+    placed = torch.where(empty[:, None, None], before, mean[:, None] + spread)
+    head.weight.copy_(placed.reshape(head.weight.shape))

@@ -44,14 +44,22 @@ def split(items: Sequence[Item], fold: tuple[int, int] | None, rest: bool) -> tu
     Raises:
         InvalidListings: the fold is empty.
     """
-    fold_numbers = fold_of(items, fold[1]) if fold else np.zeros(len(items), np.int64)
-    asks = {item.id for item, number in zip(items, fold_numbers, strict=True) if number == (fold[0] if fold else 0)}
+    chosen, folds = fold or (0, 1)
+    asks = {item.id for item, number in zip(items, _folds(items, folds), strict=True) if number == chosen}
     first = _first_photos(items)
     listings = [item for item in first if item.id in asks]
     others = [item for item in first if item.id not in asks]
     if not listings:
         raise InvalidListings("the fold holds no listing: choose fewer folds, or another one.")
     return listings, others if rest else []
+
+
+def _folds(items: Sequence[Item], folds: int) -> NDArray[np.int64]:
+    """Deals listings into folds; those with a group as training does, which does not see those that may join groups."""
+    numbers = fold_of(items, folds)
+    labelled = [position for position, item in enumerate(items) if item.group is not None]
+    numbers[labelled] = fold_of([items[position] for position in labelled], folds)
+    return numbers
 
 
 def read_distractors(

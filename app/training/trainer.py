@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from app.encoders.title import TitleTokens
-from app.errors import TrainingFailed, TrainingInterrupted
+from app.errors import InvalidInput, TrainingFailed, TrainingInterrupted
 from app.training.batches import EpochBatches
 from app.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from app.training.config import TrainingConfig
@@ -48,7 +48,16 @@ class Run:
 
 
 def make_accelerator(config: TrainingConfig, device: str) -> Accelerator:
-    """Returns accelerate's view of the devices; `device` is `auto`, `cuda` or `cpu`."""
+    """Returns accelerate's view of the devices; `device` is `auto`, `cuda` or `cpu`.
+
+    Raises:
+        InvalidInput: a GPU is asked for, or fp16, which needs one, and there is none.
+    """
+    with_gpu = torch.cuda.is_available()
+    if device == "cuda" and not with_gpu:
+        raise InvalidInput("--device cuda: PyTorch sees no GPU. Check the driver, or use --device auto.")
+    if config.precision == "fp16" and (device == "cpu" or not with_gpu):
+        raise InvalidInput("--precision fp16 needs a GPU: use bf16 or fp32.")
     precision = "no" if config.precision == "fp32" else config.precision
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]  # a batch may hold no photo, or no title
     return Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=handlers)
@@ -62,7 +71,7 @@ def freeze(model: TrainingModel, config: TrainingConfig) -> None:
     if model.title is not None:
         backbone = model.title.tower.backbone
         if config.freeze_words:
-            backbone.get_input_embeddings().requires_grad_(False)  # type: ignore[operator, union-attr]
+            backbone.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
         stacks = [m for m in backbone.modules() if isinstance(m, nn.ModuleList)]
         for layer in stacks[0][: config.freeze_title_layers] if stacks else []:
             layer.requires_grad_(False)
@@ -136,11 +145,11 @@ class Trainer:
         self.updates_per_epoch = -(-self.batches.batches // config.accumulate)
         self.updates = config.epochs * self.updates_per_epoch
         self.loader: DataLoader[Any] = DataLoader(
-            dataset, batch_sampler=self.batches, collate_fn=Collate(tokens), num_workers=config.workers,  # type: ignore[arg-type]
+            dataset, batch_sampler=self.batches, collate_fn=Collate(tokens), num_workers=config.workers,
             pin_memory=accelerator.device.type == "cuda",
         )  # fmt: skip
         self.optimizer = make_optimizer(model, config)
-        self.history = History(run.folder)
+        self.history = History(run.folder) if accelerator.is_main_process else None
         self.progress = Progress()
 
     def train(self, report: Report) -> None:
@@ -156,12 +165,13 @@ class Trainer:
         scaler_state = None
         if self.run.resume:
             self.progress, scaler_state = read_checkpoint(self.run.folder, self.run.name, self.model, self.optimizer)
-        self.history.cut(self.progress.update)
+        if self.history is not None:
+            self.history.cut(self.progress.update)
         wrapped, optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if scaler_state is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler_state)
         saved = time.monotonic()
-        with stop_requests() as stop:
+        with stop_requests() as stop, closing(self.history) if self.history is not None else nullcontext():
             while self.progress.epoch < self.config.epochs:
                 self.batches.set_epoch(self.progress.epoch, self.progress.step)
                 train_mode(self.model)
@@ -171,23 +181,23 @@ class Trainer:
                         continue
                     record = self._record(losses, optimizer)
                     losses = {}
-                    if self.accelerator.is_main_process:
+                    if self.history is not None:
                         self.history.add(record)
                         report(self.progress, record)
-                    if self._any(stop()):
+                    stopped, due = self._any(stop(), time.monotonic() - saved > 60 * self.config.checkpoint_minutes)
+                    if stopped or due:
                         self.save()
+                        saved = time.monotonic()
+                    if stopped:
                         raise TrainingInterrupted(
                             f"stopped in epoch {self.progress.epoch + 1} of {self.config.epochs}: the same command with "
                             "--resume goes on from here."
                         )
-                    if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                        self.save()
-                        saved = time.monotonic()
                 self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
                 self.save()
 
     def _step(self, wrapped: nn.Module, optimizer: Any, batch: Batch, losses: dict[str, list[Tensor]]) -> bool:
-        """One batch: forward, backward, and an update if enough batches have been added up; returns whether there was one."""
+        """One batch: forward, backward, and an update after enough batches; returns whether there was one."""
         config, progress = self.config, self.progress
         # dropout of this step, whatever happened before: a resumed run draws the same
         torch.manual_seed(hash((config.seed, progress.epoch, progress.step, self.accelerator.process_index)) % 2**63)
@@ -225,15 +235,15 @@ class Trainer:
         rates = {group["peak"]: group["lr"] for group in optimizer.param_groups}
         record["head_rate"] = rates.get(self.config.head_rate, 0.0)
         record["learning_rate"] = rates.get(self.config.learning_rate, 0.0)
-        record["margin"] = margin_at(self.progress.update, self.updates, self.config)
+        record["margin"] = margin_at(self.progress.update - 1, self.updates, self.config)
         return record
 
-    def _any(self, stop: bool) -> bool:
-        """Whether any process was asked to stop: all of them stop after the same update, or they would wait for each other."""
+    def _any(self, *flags: bool) -> list[bool]:
+        """Whether any process raises each flag: all stop or save after the same update, or they would wait for each other."""
         if self.accelerator.num_processes == 1:
-            return stop
-        asked = torch.tensor([float(stop)], device=self.accelerator.device)
-        return bool(self.accelerator.gather(asked).max() > 0)  # type: ignore[operator]
+            return list(flags)
+        raised = torch.tensor([flags], dtype=torch.float32, device=self.accelerator.device)
+        return [bool(one) for one in self.accelerator.gather(raised).amax(0) > 0]
 
     def save(self) -> None:
         """Writes the checkpoint, on the main process."""

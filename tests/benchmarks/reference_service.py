@@ -60,8 +60,8 @@ class PlainMatcher:
     @torch.inference_mode()
     def embed_title(self, title: str) -> Floats:
         """Returns `(title_dim,)` float32, a unit vector."""
-        ids, mask = self.tokens([clean_title(title, self.limits)])
-        vector: Floats = self.title_tower(ids.to(self.device), mask.to(self.device))[0].cpu().numpy()
+        batch = self.tokens([clean_title(title, self.limits)]).to(self.device)
+        vector: Floats = self.title_tower(batch)[0].cpu().numpy()
         return vector
 
     def question(self, image: bytes | None, title: str | None) -> tuple[Floats, str]:

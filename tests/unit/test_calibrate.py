@@ -9,8 +9,10 @@ from app.core.decision import Thresholds
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
 from app.core.product import Floats
 from app.errors import InvalidImage, InvalidListings
-from app.listings import BadRow, Listing
-from app.training.calibrate import Labelled, Point, embed_listings, fit_thresholds, measure, thresholds_of
+from app.listings import BadRow, PhotoRef
+from app.training.calibrate import Labelled, Point, fit_thresholds, labelled_from, measure, thresholds_of
+from app.training.data import Item
+from app.training.features import embed_items
 from tests.fakes import FUSION, FakeEncoder, colour_vector, letter_vector, photo
 
 IMAGES = Fusion(weight=1, image_dim=40, title_dim=0)
@@ -135,45 +137,50 @@ def test_a_modality_without_rows_is_not_measured() -> None:
 # -- embedding ------------------------------------------------------------------------------------------------
 
 
-def test_listings_are_embedded_and_bad_ones_are_reported() -> None:
+def item(row: int, title: str | None, photo: bytes | None, group: str | None) -> Item:
+    return Item(row, f"id {row}", group, title, None if photo is None else PhotoRef(photo))
+
+
+def embedded(items: list[Item]) -> tuple[Labelled, list[BadRow]]:
+    features, kept, bad = embed_items(items, ("image", "title"), FakeEncoder(), FUSION, lambda _: None)
+    return labelled_from(features, [items[n] for n in kept]), bad
+
+
+def test_listings_with_a_group_and_a_vector_are_kept() -> None:
     red, blue = photo((255, 0, 0)), photo((0, 0, 255))
-    broken = BadRow(9, "nine", InvalidListings("unreadable"))
-    table: list[Listing | BadRow] = [
-        Listing(1, "a", "abba", (red, blue), {}, "g1"),
-        Listing(2, "b", None, (blue,), {}, "g2"),
-        Listing(3, "c", "cab", (), {}, "g1"),
-        Listing(4, "d", "no group", ()),
-        Listing(5, "e", "x", (b"no photo",), {}, "g2"),
-        broken,
-    ]
-    ticks: list[int] = []
-    data, bad = embed_listings(FakeEncoder(), FUSION, table, ticks.append)
+    data, bad = embedded(
+        [
+            item(1, "abba", red, "g1"),
+            item(2, None, blue, "g2"),
+            item(3, "cab", None, "g1"),
+            item(4, "no group", None, None),
+            item(5, "x", b"no photo", "g2"),
+            item(6, None, None, "g2"),
+        ]
+    )
     assert data.flags.tolist() == [HAS_BOTH, HAS_IMAGE, HAS_TITLE]
     assert data.groups.tolist() == [0, 1, 0]
-    assert sum(ticks) == 3
-    pixels = FakeEncoder().read_photo(red)[1]
-    expected = np.concatenate([0.6 * colour_vector(pixels), 0.8 * letter_vector("abba")])
+    expected = np.concatenate([0.6 * colour_vector(FakeEncoder().read_photo(red)[1]), 0.8 * letter_vector("abba")])
     np.testing.assert_allclose(data.rows[0], expected, atol=1e-6)
-    assert [(row.row, row.id, type(row.error)) for row in bad] == [
-        (4, "d", InvalidListings), (5, "e", InvalidImage), (9, "nine", InvalidListings),
-    ]  # fmt: skip
+    assert [(row.row, row.id, type(row.error)) for row in bad] == [(5, "id 5", InvalidImage)]
 
 
 def test_more_listings_than_a_chunk_stay_in_order() -> None:
-    table = [Listing(n, str(n), "abcdefgh"[n % 8], (), {}, str(n % 8)) for n in range(600)]
-    data, bad = embed_listings(FakeEncoder(), FUSION, table, lambda _: None)
+    data, bad = embedded([item(n, "abcdefgh"[n % 8], None, str(n % 8)) for n in range(600)])
     assert bad == []
     np.testing.assert_array_equal(data.groups, np.arange(600) % 8)
     np.testing.assert_array_equal(data.rows[:, 3:].argmax(axis=1), np.arange(600) % 8)
 
 
-def test_a_listing_with_nothing_to_embed_is_reported_and_costs_only_itself() -> None:
-    table = [Listing(1, "a", None, (), {}, "g"), Listing(2, "b", "x", (), {}, "g")]
-    data, bad = embed_listings(FakeEncoder(), FUSION, table, lambda _: None)
-    assert data.flags.tolist() == [HAS_TITLE]
-    assert [row.row for row in bad] == [1]
-
-
-def test_a_table_without_groups_is_refused() -> None:
+def test_listings_without_groups_are_refused() -> None:
     with pytest.raises(InvalidListings, match="no row has a group"):
-        embed_listings(FakeEncoder(), FUSION, [Listing(1, "a", "x", ())], lambda _: None)
+        embedded([item(1, "x", None, None)])
+
+
+def test_the_two_criteria_differ() -> None:
+    data = crowd(300)
+    fusion = Fusion(weight=1, image_dim=data.rows.shape[1], title_dim=0)
+    careful, plain = (fit_thresholds(data, fusion, criterion) for criterion in ("decision", "f1"))
+    assert [point.threshold for point in careful] != [point.threshold for point in plain]
+    assert all(one.decision >= other.decision for one, other in zip(careful, plain, strict=True))
+    assert all(one.f1 <= other.f1 for one, other in zip(careful, plain, strict=True))
