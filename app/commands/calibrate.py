@@ -46,12 +46,12 @@ def calibrate(
     """Fit a bundle's thresholds. Its vectors stay as they are, so nothing has to be indexed again."""
     from app.bootstrap import build_encoder
     from app.core.decision import Thresholds
+    from app.evaluation.features import embed_items
     from app.files import sha256_of
+    from app.labelled.listings import read_labelled
     from app.listings import count_rows
     from app.model_store import Manifest, load_bundle, write_bundle
     from app.training import calibrate as fitting
-    from app.training.data import read_labelled
-    from app.training.features import embed_items
 
     loaded = load_bundle(bundle)
     manifest = loaded.manifest

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from app.core.decision import Thresholds
     from app.core.fusion import Fusion
     from app.encoders.multimodal import Encoder
-    from app.training.data import Item
-    from app.training.results import Evaluation
+    from app.evaluation.results import Evaluation
+    from app.labelled.listings import Item
 
 SIGNALS = ("title", "image", "phash")
 
@@ -67,10 +67,10 @@ def evaluate(
 ) -> None:
     """Measure a bundle on labelled listings: F1 as in the competition, rankings, pairs, and what larger galleries cost."""
     from app.errors import InvalidListings
-    from app.training import evaluation as measuring
-    from app.training.data import fingerprint
-    from app.training.features import embed_items
-    from app.training.subjects import subjects_of
+    from app.evaluation import evaluate as measuring
+    from app.evaluation.features import embed_items
+    from app.evaluation.subjects import subjects_of
+    from app.labelled.listings import fingerprint
 
     if rest_as_gallery and fold is None:
         raise typer.BadParameter("--rest-as-gallery goes with --fold.")
@@ -110,10 +110,10 @@ class _Tables:
 
 def _read(tables: _Tables, fold: str | None, rest: bool) -> tuple[list[Item], list[Item], list[BadRow]]:
     """Returns the listings that ask, the distractors, and the rows that were skipped."""
+    from app.evaluation.subjects import read_distractors, split
+    from app.labelled.folds import parse_fold
+    from app.labelled.listings import read_labelled
     from app.listings import count_rows
-    from app.training.data import read_labelled
-    from app.training.folds import parse_fold
-    from app.training.subjects import read_distractors, split
 
     part = None if fold is None else parse_fold(fold)
     file = tables.listings

@@ -28,9 +28,9 @@ from app.errors import InvalidInput
 from app.listings import Columns
 
 if TYPE_CHECKING:
+    from app.labelled.listings import Item
     from app.training.checkpoint import Progress
     from app.training.config import TrainingConfig
-    from app.training.data import Item
     from app.training.start import Towers
 
 
@@ -116,7 +116,7 @@ def train(
     config = _config(given)
     towers = _towers(given)
     out = _target(out)
-    from app.training.folds import parse_fold
+    from app.labelled.folds import parse_fold
     from app.training.run import split
     from app.training.run import train as run
 
@@ -214,9 +214,9 @@ def _read(
     listings: list[Path], pairs: list[Path], named: Columns, images: Path | None, strict: bool, own: bool
 ) -> list[Item]:
     """Reads all tables; groups of different tables are different, whatever they are called."""
+    from app.labelled.listings import read_labelled
+    from app.labelled.pairs import read_pairs
     from app.listings import count_rows
-    from app.training.data import read_labelled
-    from app.training.pairs import read_pairs
     from app.training.run import apart
 
     if not listings and not pairs:

@@ -14,8 +14,8 @@ from app.core.fusion import MODALITY_OF, Fusion
 from app.core.metrics import Curve, middle_of_best, threshold_curve
 from app.core.product import Floats
 from app.errors import InvalidListings
-from app.training.data import Item
-from app.training.features import Features
+from app.evaluation.features import Features
+from app.labelled.listings import Item
 
 GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
 # no smaller ones: a small random draw holds few look-alikes, a small shop of one kind of thing holds many

@@ -16,11 +16,11 @@ from app.core.spec import EncoderSpec
 from app.encoders.preprocess import InputLimits, frame, open_image
 from app.encoders.title import TitleTokens
 from app.errors import AppError
-from app.training.augment_photo import PhotoAugmentation, augment
-from app.training.augment_title import TitleAugmentation, augment_title
+from app.labelled.listings import Item
+from app.training.augment.photo import PhotoAugmentation, augment
+from app.training.augment.title import TitleAugmentation, augment_title
 from app.training.batches import Visit
 from app.training.config import TrainingConfig
-from app.training.data import Item
 from app.training.model import Batch
 
 BACKGROUNDS = 48  # photos kept decoded, for collages and clutter

@@ -12,20 +12,20 @@ from app.core.spec import EncoderSpec
 from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.runtime import choose
 from app.errors import InvalidListings
+from app.evaluation.evaluate import About, evaluate
+from app.evaluation.features import embed_items
+from app.evaluation.results import Evaluation
+from app.evaluation.subjects import subjects_of
+from app.labelled.listings import Item, fingerprint
 from app.model_store import Bundle, Manifest, new_manifest, write_bundle
 from app.training import calibrate
 from app.training.calibrate import Criterion
+from app.training.card.card import CardFacts, write_card
 from app.training.config import TrainingConfig
-from app.training.data import Item, fingerprint
-from app.training.evaluation import About, evaluate
 from app.training.export import Storage, write_towers
-from app.training.features import embed_items
 from app.training.history import HISTORY, read_history
-from app.training.report import CardFacts, write_card
-from app.training.results import Evaluation
 from app.training.run import Split, Ticks, Trained
 from app.training.start import Towers
-from app.training.subjects import subjects_of
 
 UNFITTED = 0.5  # where there is too little to fit a threshold to
 

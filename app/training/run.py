@@ -25,11 +25,11 @@ from app.encoders.runtime import Runtime
 from app.encoders.title import TitleTokens, TitleTower
 from app.errors import InvalidListings
 from app.files import write_file
+from app.labelled.folds import fold_of
+from app.labelled.listings import Item, fingerprint
 from app.training.config import TrainingConfig
-from app.training.data import Item, fingerprint
 from app.training.dataset import ListingDataset
 from app.training.distil import Teacher, teacher_from
-from app.training.folds import fold_of
 from app.training.model import TrainingModel
 from app.training.start import PooledFeatures, Towers, begin, centres_from, features_of, prepare
 from app.training.trainer import Report, Run, Trainer, freeze, make_accelerator
@@ -51,7 +51,7 @@ def split(items: Sequence[Item], calibration: tuple[int, int] | None, test: tupl
 
     Args:
         items: all listings.
-        calibration: (fold, folds), see `app.training.folds`; None keeps none apart.
+        calibration: (fold, folds), see `app.labelled.folds`; None keeps none apart.
         test: likewise.
 
     Raises:
@@ -170,9 +170,7 @@ def readable(items: Sequence[Item], spec: EncoderSpec) -> list[Item]:
     Raises:
         InvalidListings: they are of fewer than two groups.
     """
-    kept = [
-        item for item in items if (spec.image and item.photo is not None) or (spec.title and item.title is not None)
-    ]
+    kept = [item for item in items if (spec.image and item.photo is not None) or (spec.title and item.title is not None)]
     if len({item.group for item in kept}) < 2:
         raise InvalidListings("fewer than two groups have a photo or a title for these towers: give the other encoder too.")
     return kept

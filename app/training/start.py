@@ -27,8 +27,8 @@ from app.encoders.ngrams import NgramReader
 from app.encoders.runtime import Runtime
 from app.encoders.title import TitleTokens, TitleTower
 from app.errors import InvalidInput
+from app.labelled.listings import Item
 from app.training.arcface import ArcFaceHead
-from app.training.data import Item
 from app.training.dataset import Collate, ListingDataset
 from app.training.model import Batch, NormalisedTower, TrainingModel
 from app.training.projection import principal_components

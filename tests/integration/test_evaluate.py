@@ -22,11 +22,11 @@ from app.__main__ import cli
 from app.bootstrap import build_encoder
 from app.core.phash import THRESHOLD
 from app.errors import AppError, InvalidInput, InvalidListings
+from app.labelled.folds import fold_of
+from app.labelled.listings import read_labelled
 from app.listings import Columns
 from app.model_store import load_bundle
 from app.settings import Settings
-from app.training.data import read_labelled
-from app.training.folds import fold_of
 from tests import tiny
 
 FLAT = [

@@ -10,11 +10,11 @@ from app.catalog.faiss_index import nearest
 from app.core.decision import Thresholds
 from app.core.fusion import HAS_IMAGE, HAS_TITLE, Fusion
 from app.core.product import Embedding, Floats
-from app.training import neighbours
-from app.training.evaluation import About, bounds_at, evaluate
-from app.training.features import HAS_PHASH_ONLY, Features
-from app.training.neighbours import Search, sample_pairs
-from app.training.subjects import Subjects
+from app.evaluation import neighbours
+from app.evaluation.evaluate import About, bounds_at, evaluate
+from app.evaluation.features import HAS_PHASH_ONLY, Features
+from app.evaluation.neighbours import Search, sample_pairs
+from app.evaluation.subjects import Subjects
 
 ROWS = 80
 FUSION = Fusion(0.3, 5, 4)
@@ -141,7 +141,7 @@ def test_an_evaluation_is_what_a_comparison_of_everything_gives(flags: tuple[int
 
 
 def test_more_distractors_never_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.training.galleries.SIZES", (10, 20, 40, 1000))
+    monkeypatch.setattr("app.evaluation.galleries.SIZES", (10, 20, 40, 1000))
     given = features(3, (3,), 0.0)
     labels = np.where(np.arange(ROWS) < 50, np.arange(ROWS) % 20, -1)
     found = evaluate(given, Subjects([str(n) for n in range(ROWS)], labels, 60), THRESHOLDS, ABOUT)

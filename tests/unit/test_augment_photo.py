@@ -7,8 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from app.errors import InvalidInput
-from app.training import photo_edits
-from app.training.augment_photo import (
+from app.training.augment import photo_edits
+from app.training.augment.phone_edits import cut_out
+from app.training.augment.photo import (
     EDITS,
     GRAPHICS,
     MAX_SIDE_PX,
@@ -18,7 +19,6 @@ from app.training.augment_photo import (
     PhotoAugmentation,
     augment,
 )
-from app.training.phone_edits import cut_out
 from tests.unit.photos import noise
 
 ALL = [one.name for one in fields(PhotoAugmentation) if one.name not in {"strength", "phone", "phone_graphics"}]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.encoders.preprocess import InputLimits, clean_title
 from app.errors import InvalidInput, InvalidTitle
-from app.training.augment_title import TITLE_EDITS, TitleAugmentation, augment_title
+from app.training.augment.title import TITLE_EDITS, TitleAugmentation, augment_title
 
 LIMITS = InputLimits()
 USUAL = TitleAugmentation()

@@ -9,10 +9,10 @@ from app.core.decision import Thresholds
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
 from app.core.product import Floats
 from app.errors import InvalidImage, InvalidListings
+from app.evaluation.features import embed_items
+from app.labelled.listings import Item
 from app.listings import BadRow, PhotoRef
 from app.training.calibrate import Labelled, Point, fit_thresholds, labelled_from, measure, thresholds_of
-from app.training.data import Item
-from app.training.features import embed_items
 from tests.fakes import FUSION, FakeEncoder, colour_vector, letter_vector, photo
 
 IMAGES = Fusion(weight=1, image_dim=40, title_dim=0)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.training.data import Item, read_labelled
-from app.training.folds import component_of, components, connected, fold_of, parse_fold
+from app.labelled.folds import component_of, components, connected, fold_of, parse_fold
+from app.labelled.listings import Item, read_labelled
 
 KEY = st.one_of(st.none(), st.integers(0, 6))
 ROWS = st.lists(st.tuples(KEY, KEY, KEY, KEY), max_size=25)

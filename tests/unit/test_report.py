@@ -14,16 +14,16 @@ from PIL import Image
 from app.core.decision import Thresholds
 from app.core.fusion import HAS_TITLE, Fusion
 from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, NgramSpec, Preprocessing, TitleSpec
+from app.evaluation.evaluate import About, evaluate
+from app.evaluation.features import Features
+from app.evaluation.results import Evaluation, Pair
+from app.evaluation.subjects import subjects_of
+from app.labelled.listings import Item, fingerprint
 from app.listings import PhotoRef
+from app.training.card.card import CardFacts, write_card
+from app.training.card.sheets import BOX, PAIRS, PAIRS_OF_GROUPS, TILE, printable, varied, write_sheet
+from app.training.card.tables import rate, table
 from app.training.config import TrainingConfig
-from app.training.data import Item, fingerprint
-from app.training.evaluation import About, evaluate
-from app.training.features import Features
-from app.training.measured import rate, table
-from app.training.report import CardFacts, write_card
-from app.training.results import Evaluation, Pair
-from app.training.sheets import BOX, PAIRS, PAIRS_OF_GROUPS, TILE, printable, varied, write_sheet
-from app.training.subjects import subjects_of
 from tests.fakes import photo
 
 DIM = 12

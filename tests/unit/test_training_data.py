@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.errors import InvalidInput, InvalidListings
+from app.labelled.listings import Item, LabelledListings, fingerprint, read_labelled
+from app.labelled.pairs import PairColumns, read_pairs
 from app.listings import Columns, PhotoRef, count_rows
-from app.training.data import Item, LabelledListings, fingerprint, read_labelled
-from app.training.pairs import PairColumns, read_pairs
 from tests.unit.photos import noise, png, saved
 
 PHOTOS = {name: saved(noise(n), "PNG") for n, name in enumerate(("a.png", "b.png", "c.png"))}

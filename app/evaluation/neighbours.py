@@ -18,7 +18,7 @@ from app.catalog.faiss_index import SLACK, nearest
 from app.core import phash
 from app.core.product import Floats
 from app.core.ranking import Lists
-from app.training.features import Features, halves
+from app.evaluation.features import Features, halves
 
 Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]

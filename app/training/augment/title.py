@@ -19,8 +19,8 @@ import numpy as np
 
 from app.encoders.preprocess import InputLimits, clean_title
 from app.errors import InvalidTitle
-from app.training.edit_chances import EditChances
-from app.training.photo_edits import pick
+from app.training.augment.chances import EditChances
+from app.training.augment.photo_edits import pick
 
 TitleEdit = Callable[[str, np.random.Generator], str]
 

@@ -23,11 +23,11 @@ from app.core.ranking import (
     roc_auc,
 )
 from app.errors import InvalidListings
-from app.training.features import HAS_PHASH_ONLY, KINDS, NAME_OF, Features, halves
-from app.training.galleries import f1_by_gallery
-from app.training.neighbours import Search, TruePairs, sample_pairs
-from app.training.results import Evaluation, F1Curve, Histogram, Pair, Sample
-from app.training.subjects import Subjects
+from app.evaluation.features import HAS_PHASH_ONLY, KINDS, NAME_OF, Features, halves
+from app.evaluation.galleries import f1_by_gallery
+from app.evaluation.neighbours import Search, TruePairs, sample_pairs
+from app.evaluation.results import Evaluation, F1Curve, Histogram, Pair, Sample
+from app.evaluation.subjects import Subjects
 
 NEIGHBOURS = 100
 ROOM = 20  # candidates beyond the largest group

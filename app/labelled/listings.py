@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import InvalidListings
+from app.labelled.checks import WHOLE_TABLE, Problems
 from app.listings import BadRow, Columns, LazyListing, PhotoRef, read_lazily
-from app.training.checks import WHOLE_TABLE, Problems
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.product import Floats
-from app.training.galleries import GalleryPoint
+from app.evaluation.galleries import GalleryPoint
 
 DECIMALS = 6
 

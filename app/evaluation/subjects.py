@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import InvalidListings
+from app.labelled.folds import fold_of
+from app.labelled.listings import Item, read_labelled
 from app.listings import BadRow, Columns
-from app.training.data import Item, read_labelled
-from app.training.folds import fold_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def split(items: Sequence[Item], fold: tuple[int, int] | None, rest: bool) -> tu
 
     Args:
         items: all listings; of several photos of one the first counts.
-        fold: `(k, n)` to keep only fold k of n, see `app.training.folds.fold_of`.
+        fold: `(k, n)` to keep only fold k of n, see `app.labelled.folds.fold_of`.
         rest: the other folds become distractors; otherwise they are left out.
 
     Returns:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidInput, InvalidListings
+from app.labelled.checks import WHOLE_TABLE, Problems
+from app.labelled.folds import connected
+from app.labelled.listings import Item, LabelledListings
 from app.listings import BadRow, PhotoRef, photo_refs, read_rows, text_cell
-from app.training.checks import WHOLE_TABLE, Problems
-from app.training.data import Item, LabelledListings
-from app.training.folds import connected
 
 _LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 

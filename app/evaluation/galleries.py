@@ -19,7 +19,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class GalleryPoint:
-    """The metrics at one size of the gallery, as `app.training.evaluation.Evaluation` names them."""
+    """The metrics at one size of the gallery, as `app.evaluation.evaluate.Evaluation` names them."""
 
     gallery: int
     f1_at_threshold: float

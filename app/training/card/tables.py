@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from app.training.results import Evaluation
+from app.evaluation.results import Evaluation
 
 NONE = "-"
 

@@ -19,9 +19,9 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from app.training.data import Item
-from app.training.results import Evaluation, Sample
-from app.training.sheets import printable
+from app.evaluation.results import Evaluation, Sample
+from app.labelled.listings import Item
+from app.training.card.sheets import printable
 
 DPI = 110
 POINTS = 400  # of a loss curve

@@ -15,9 +15,9 @@ from app.core.product import Floats, Prepared
 from app.encoders.multimodal import Encoder
 from app.encoders.preprocess import InputLimits, open_image
 from app.errors import AppError
+from app.labelled.listings import Item
 from app.listings import BadRow
 from app.matcher import embed
-from app.training.data import Item
 
 SIGNALS = ("title", "image", "phash")
 CHUNK = 256

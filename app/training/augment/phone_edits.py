@@ -1,6 +1,6 @@
 """What a phone does to a product: the edits between a studio photo and a snapshot, one function per edit.
 
-The contract is that of `app.training.photo_edits`.
+The contract is that of `app.training.augment.photo_edits`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from app.core.product import Pixels
-from app.training.photo_edits import MIN_SIDE_PX, WHITE, filled, flat_edge, pick
+from app.training.augment.photo_edits import MIN_SIDE_PX, WHITE, filled, flat_edge, pick
 
 _BILINEAR = Image.Resampling.BILINEAR
 _SHRINK = [min(255, max(0, (value - 128) * 3)) for value in range(256)]

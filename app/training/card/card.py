@@ -10,12 +10,12 @@ from typing import Any
 
 from app.core.decision import MODALITIES, Thresholds
 from app.core.spec import EncoderSpec, ImageSpec, TitleSpec
-from app.training import plots
+from app.evaluation.results import Evaluation
+from app.labelled.listings import Item
+from app.training.card import plots
+from app.training.card.sheets import PAIRS, write_sheet
+from app.training.card.tables import NONE, cell, count, rate, results, table, verdict
 from app.training.config import TrainingConfig
-from app.training.data import Item
-from app.training.measured import NONE, cell, count, rate, results, table, verdict
-from app.training.results import Evaluation
-from app.training.sheets import PAIRS, write_sheet
 
 CARD = "README.md"
 SAID_OF_QUERIES = {"fused": "photo and title", "image": "photo", "title": "title", "phash": "hash"}
@@ -40,7 +40,7 @@ class CardFacts:
         spec: its encoders.
         config: how they were trained; None if they were not.
         origin: what they started from.
-        data: what was used for what (`training`, `calibration`, `test`), see `app.training.data.fingerprint`; `file`,
+        data: what was used for what (`training`, `calibration`, `test`), see `app.labelled.listings.fingerprint`; `file`,
             `fold` and `what` are shown where they are given.
         thresholds: of the bundle.
         command: the command line that made it, if it is known.

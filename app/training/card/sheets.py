@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from app.encoders.preprocess import InputLimits, open_image
 from app.errors import AppError
-from app.training.data import Item
-from app.training.results import Pair
+from app.evaluation.results import Pair
+from app.labelled.listings import Item
 
 PAIRS = 12
 PAIRS_OF_GROUPS = 2

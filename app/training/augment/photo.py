@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from app.training import phone_edits, photo_edits
-from app.training.edit_chances import EditChances
-from app.training.photo_edits import MIN_SIDE_PX, WHITE, Edit
+from app.training.augment import phone_edits, photo_edits
+from app.training.augment.chances import EditChances
+from app.training.augment.photo_edits import MIN_SIDE_PX, WHITE, Edit
 
 __all__ = [
     "EDITS",

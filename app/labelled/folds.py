@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from app.errors import InvalidInput
-from app.training.data import Item
+from app.labelled.listings import Item
 
 _FOLD = re.compile("([0-9]{1,6})/([0-9]{1,6})")
 

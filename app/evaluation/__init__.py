@@ -1,0 +1,1 @@
+"""How good is a bundle on labelled listings? Candidates, exact scores, and every number."""

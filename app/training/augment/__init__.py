@@ -1,0 +1,1 @@
+"""What sellers and phones do to photos, and sellers to titles."""
