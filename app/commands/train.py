@@ -138,7 +138,7 @@ def train(
     if trained.main:
         how = Finish(
             out, folder, towers, config, Storage(storage == "fp16", int8_words), criterion,
-            " ".join(["python -m app", *sys.argv[1:]]),
+            " ".join(["python -m app", *sys.argv[1:]]), device,
         )  # fmt: skip
         bundle = finish(trained, parts, how, progress)
         console.print(f"Written: {bundle.label}, in {out}. Its card is {out / 'README.md'}.")
@@ -226,7 +226,9 @@ def _read(
         with progress(f"Reading {file.name}", count_rows(file)) as tick:
             read = read_labelled(file, named, images, strict=strict, needs_group=not own, may_lack_groups=own, tick=tick)
         show_bad_rows(read.problems)
-        items += apart(read.items, file.name, own)
+        again = [one.name for one in listings].count(file.name) > 1
+        table = str(file) if again else file.name
+        items += apart(read.items, None if len(listings) == 1 and not pairs else table, own)
     if pairs:
         with progress("Reading pairs", None) as tick:
             read = read_pairs(pairs, strict=strict, tick=tick)

@@ -45,6 +45,7 @@ def pooled_features(backbone: nn.Module, inputs: Tensor, spec: ImageSpec) -> Ten
     if not spec.stages:
         return pool(backbone(inputs), spec.features, spec.pooling, spec.gem_power)
     last, early = backbone.forward_intermediates(inputs, indices=list(spec.stages))  # type: ignore[operator]
+    last = backbone.forward_head(last)  # type: ignore[operator]  # some families have a layer there: MobileNetV3
     statistics = [part for maps in early for part in (maps.float().mean((2, 3)), maps.float().std((2, 3)))]
     own = spec.features - stage_width(backbone, spec.stages)
     return torch.cat([pool(last, own, spec.pooling, spec.gem_power), *statistics], dim=1)

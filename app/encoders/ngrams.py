@@ -57,6 +57,8 @@ class NgramReader:
 
     def __call__(self, titles: Sequence[str]) -> Ngrams:
         """Reads titles; case is ignored."""
+        if not titles:  # scikit-learn takes none
+            return Ngrams(0, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
         found = self._vectorizer.transform(titles).tocoo()
         rows, buckets = (torch.from_numpy(part.astype(np.int64)) for part in (found.row, found.col))
         return Ngrams(len(titles), rows, buckets, 1 + torch.from_numpy(found.data).log())

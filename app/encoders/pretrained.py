@@ -75,7 +75,7 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
     backbone, architecture = _load_backbone(source)
     config = timm.data.resolve_data_config(model=backbone)
     preprocessing = Preprocessing(
-        size=options.size or config["input_size"][-1],
+        size=config["input_size"][-1] if options.size is None else options.size,
         framing=options.framing,
         crop_share=config["crop_pct"] if options.framing == "crop" else 1.0,
         mean=tuple(config["mean"]),
@@ -113,9 +113,13 @@ def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:
         return backbone, str(cast("dict[str, Any]", backbone.pretrained_cfg)["architecture"])
     except Exception as error:  # timm raises whatever its hub client and its registry raise
         raise InvalidInput(
-            f"no image encoder can be loaded from '{source}' ({type(error).__name__}: {error}): give a timm name, "
+            f"no image encoder can be loaded from '{source}' ({_one_line(error)}): give a timm name, "
             "a timm folder, or a .safetensors file named after its timm architecture."
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> TitleSpec:
@@ -139,7 +143,7 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
         tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
     except Exception as error:  # transformers raises whatever its hub client, its registry or its parsers raise
         raise InvalidInput(
-            f"no title encoder can be loaded from '{source}' ({type(error).__name__}: {error}): give a Hugging Face "
+            f"no title encoder can be loaded from '{source}' ({_one_line(error)}): give a Hugging Face "
             "name or a folder with config.json, model.safetensors and tokenizer.json."
         ) from error
     if options.vocabulary is not None:
@@ -153,6 +157,7 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
         keep_layers(backbone, options.layers)
     pad = tokenizer.token_to_id(str(fast.pad_token))
     config = json.loads(backbone.config.to_json_string(use_diff=False)) | {"pad_token_id": pad}
+    config.pop("_name_or_path", None)  # a path of this machine
     (out / TITLE_CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
     tokenizer.no_padding()
     tokenizer.no_truncation()

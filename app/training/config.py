@@ -73,7 +73,7 @@ class TrainingConfig(BaseModel):
     freeze_words: bool = False
     freeze_title_layers: Annotated[int, Field(ge=0)] = 0
     freeze_image_stages: Annotated[int, Field(ge=0)] = 0
-    distil: Annotated[float, Field(ge=0)] = 0.0
+    distil: Annotated[float, Field(ge=0, le=1000)] = 0.0
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

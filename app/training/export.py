@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from app.core.spec import EncoderSpec
 from app.encoders.image import ImageTower
 from app.encoders.pretrained import save_tower
+from app.encoders.quantise import dequantised
 from app.encoders.title import TitleTower
 from app.training.model import NormalisedTower, TrainingModel
 
@@ -65,7 +66,7 @@ def blend(backbone: nn.Module, start: Path, keep: float) -> None:
     """Moves the weights of a backbone back towards those in a file, by the share `keep`, in place."""
     if keep == 0:
         return
-    before = load_file(start)
+    before = dequantised(load_file(start))
     for name, tensor in backbone.state_dict().items():
         old = before.get(f"backbone.{name}")
         if old is not None and tensor.is_floating_point():

@@ -10,7 +10,7 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.core.spec import EncoderSpec
 from app.encoders.multimodal import MultimodalEncoder
-from app.encoders.runtime import choose
+from app.encoders.runtime import DeviceName, choose
 from app.errors import InvalidListings
 from app.evaluation.evaluate import About, evaluate
 from app.evaluation.features import embed_items
@@ -41,6 +41,7 @@ class Finish:
         storage: how weights are stored.
         criterion: of the thresholds.
         command: what was typed, for the card.
+        device: where to embed the listings that were kept apart.
     """
 
     out: Path
@@ -50,6 +51,7 @@ class Finish:
     storage: Storage
     criterion: Criterion
     command: str
+    device: DeviceName
 
 
 def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
@@ -61,7 +63,7 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
 
     def fill(folder: Path) -> Manifest:
         spec = write_towers(trained.model, trained.start, folder, how.storage)
-        encoder = MultimodalEncoder(spec, folder, choose("auto"))
+        encoder = MultimodalEncoder(spec, folder, choose(how.device))
         fusion = Fusion(spec.fusion.weight, encoder.image_dim, encoder.title_dim)
         thresholds = _thresholds(parts.calibration, spec, encoder, fusion, how.criterion, ticks)
         found = _evaluation(parts.test, encoder, fusion, thresholds, how.out.name, ticks)

@@ -70,20 +70,23 @@ def split(items: Sequence[Item], calibration: tuple[int, int] | None, test: tupl
     return Split(*parts)
 
 
-def apart(items: Sequence[Item], table: str, own: bool) -> list[Item]:
+def apart(items: Sequence[Item], table: str | None, own: bool) -> list[Item]:
     """Returns the listings of one table with its name before their groups and families, for training on several tables.
+
+    Folds follow from the names of groups, so they are those of `evaluate --fold` only where nothing stands before them.
 
     Args:
         items: of the table.
-        table: its name.
+        table: its name; None if it is the only one.
         own: make a listing without a group a group of its own, instead of leaving it out.
     """
     named = []
     for item in items:
         group = item.group if item.group is not None else f"\0{item.id}" if own else None
         if group is not None:
-            family = f"{table}:{item.family}" if item.family is not None else None
-            named.append(replace(item, group=f"{table}:{group}", family=family))
+            before = "" if table is None else f"{table}:"
+            family = f"{before}{item.family}" if item.family is not None else None
+            named.append(replace(item, group=before + group, family=family))
     return named
 
 

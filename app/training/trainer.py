@@ -239,7 +239,7 @@ class Trainer:
         return record
 
     def _any(self, *flags: bool) -> list[bool]:
-        """Whether any process raises each flag: all stop or save after the same update, or they would wait for each other."""
+        """Whether any process raises each flag: all stop or save after the same update, or would wait for each other."""
         if self.accelerator.num_processes == 1:
             return list(flags)
         raised = torch.tensor([flags], dtype=torch.float32, device=self.accelerator.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_the_loss_falls_with_the_margin(kind: HeadKind) -> None:
     for margin in (0.0, 0.2, 0.5, 1.0):
         head.margin = margin
         losses.append(head(embeddings, labels).item())
-    assert all(small < large for small, large in zip(losses, losses[1:], strict=False))
+    assert all(small < large for small, large in pairwise(losses))
 
 
 def test_a_margin_in_degrees_is_refused() -> None:

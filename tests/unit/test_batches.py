@@ -20,7 +20,9 @@ def test_an_epoch_visits_every_group_as_often_as_it_may_and_no_listing_twice(
 ) -> None:
     order = epoch_order(labels, most, seed, epoch)
     assert len(set(order.tolist())) == len(order)
-    np.testing.assert_array_equal(np.bincount(labels[order], minlength=13), np.minimum(np.bincount(labels, minlength=13), most))
+    np.testing.assert_array_equal(
+        np.bincount(labels[order], minlength=13), np.minimum(np.bincount(labels, minlength=13), most)
+    )
     np.testing.assert_array_equal(order, epoch_order(labels, most, seed, epoch))
 
 

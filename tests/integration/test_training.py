@@ -1,0 +1,497 @@
+"""Training from a table to a served bundle, through the command that people use. Only the towers are tiny and random."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from fastapi.testclient import TestClient
+from safetensors.torch import load_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from app.__main__ import cli
+from app.api.app import create_app
+from app.bootstrap import build_encoder, build_matcher
+from app.errors import AppError, BundleError, InvalidInput, InvalidListings, TrainingFailed, TrainingInterrupted
+from app.model_store import Bundle, load_bundle
+from app.settings import Settings
+from app.training.config import TrainingConfig
+from app.training.history import HISTORY, History, read_history
+from app.training.schedule import margin_at, rate_factor
+from tests import tiny
+from tests.api.calls import ask, found, put
+from tests.conftest import ROOT
+from tests.toys import EACH, as_parquet, toy_photo, toy_table, toy_title
+
+GROUPS = 60
+FOLDS = ("--test-fold", "0/4", "--calibration-fold", "1/4")
+EVERYTHING = ("--calibration-fold", "")
+SIZES = (
+    "--device", "cpu", "--image-size", "32", "--image-dim", "16", "--title-dim", "16", "--ngram-dim", "32",
+    "--max-tokens", "24",
+)  # fmt: skip
+LEARNS = (
+    "--epochs", "10", "--batch-size", "24", "--learning-rate", "1e-3", "--head-rate", "1e-2", "--scale", "16",
+    "--margin", "0.2", "--margin-start", "0.2", "--augment-photos", "0.2", "--augment-titles", "0.2",
+)  # fmt: skip
+# three epochs of three batches; dropout, augmentation and everything that a head may remember are on
+SHORT = (*SIZES, *EVERYTHING, "--epochs", "3", "--batch-size", "16", "--storage", "fp32", "--head", "curricular")
+UPDATES = 9
+
+Weights = dict[str, Tensor]
+
+
+class Place:
+    """Encoders, tables and a way to call the commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.image, self.title = tiny.image_encoder(folder), tiny.title_encoder(folder)
+        self.towers = ("--image-encoder", self.image, "--title-encoder", self.title)
+        self.large = toy_table(folder / "large", GROUPS)
+        self.small = toy_table(folder / "small", 12)
+
+    def train(self, out: Path, *options: str | Path) -> Bundle:
+        run("train", "--out", out, *options)
+        return load_bundle(out)
+
+    def short(self, out: Path, *options: str | Path) -> Bundle:
+        return self.train(out, "--listings", self.small, *self.towers, *SHORT, *options)
+
+
+def run(*arguments: str | Path) -> str:
+    outcome = CliRunner().invoke(cli, [str(one) for one in arguments], catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
+
+
+def course(out: Path) -> list[dict[str, float]]:
+    return read_history(out.with_name(f"{out.name}.run") / HISTORY)
+
+
+def weights(folder: Path) -> Weights:
+    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    return {f"{number}.{name}": tensor for number, file in enumerate(files) for name, tensor in file.items()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def trained(place: Place) -> Bundle:
+    """A bundle that has learned something; its fold 0/4 was kept apart."""
+    return place.train(place.folder / "trained", "--listings", place.large, *place.towers, *SIZES, *FOLDS, *LEARNS)
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> Path:
+    """A short run that nothing interrupted."""
+    place.short(place.folder / "whole")
+    assert [one["update"] for one in course(place.folder / "whole")] == list(range(1, UPDATES + 1))
+    return place.folder / "whole"
+
+
+def measured(bundle: Path, table: Path) -> dict[str, float]:
+    report = bundle.with_name(f"{bundle.name}.json")
+    run("evaluate", "--bundle", bundle, "--listings", table, "--fold", "0/4", "--json", report)
+    numbers: dict[str, float] = json.loads(report.read_text("utf-8"))
+    return numbers
+
+
+# --- what a run is for
+
+
+def test_the_loss_falls(trained: Bundle) -> None:
+    records = course(trained.folder)
+    assert [one["update"] for one in records] == list(range(1, len(records) + 1))
+    for name in ("loss", "loss_fused", "loss_image", "loss_title"):
+        losses = [one[name] for one in records]
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5]), name
+    assert records[-1]["epoch"] == 10
+
+
+def test_every_update_has_the_rates_and_the_margin_of_the_schedule(whole: Path) -> None:
+    config, records = TrainingConfig(), course(whole)
+    factors = [rate_factor(update, UPDATES, config.warm_up) for update in range(UPDATES)]
+    for name, peak in (("learning_rate", config.learning_rate), ("head_rate", config.head_rate)):
+        assert [one[name] for one in records] == [peak * factor for factor in factors]
+    assert [one["margin"] for one in records] == [margin_at(update, UPDATES, config) for update in range(UPDATES)]
+
+
+def test_products_kept_apart_are_told_apart_better_than_before_training(place: Place, trained: Bundle) -> None:
+    untrained = place.folder / "untrained"
+    run("bundle", "create", *place.towers, "--image-size", "32", "--out", untrained)
+    start = place.folder / "start"  # projections, n-grams and fusion as trained, but no training
+    still = ("--epochs", "1", "--batch-size", "24", "--learning-rate", "1e-12", "--head-rate", "1e-12")
+    place.train(start, "--listings", place.large, *place.towers, *SIZES, "--test-fold", "0/4", *still)
+    before, begun, after = (measured(one, place.large) for one in (untrained, start, trained.folder))
+    assert after["f1_best"] > before["f1_best"] + 0.1
+    assert after["f1_best"] > begun["f1_best"] + 0.02
+    assert after["f1_at_threshold"] > before["f1_at_threshold"] + 0.1
+    metrics = trained.manifest.metrics  # `evaluate` meets exactly the listings that training kept apart
+    for name in ("listings", "groups", "threshold", "f1_best", "f1_at_threshold"):
+        assert metrics[name] == pytest.approx(after[name], abs=1e-6), name
+    assert metrics["groups"] * EACH == metrics["listings"]
+
+
+def test_the_card_and_the_manifest_say_what_was_done(place: Place, trained: Bundle) -> None:
+    training, data = trained.manifest.training, trained.manifest.data
+    assert (training["epochs"], training["head"], training["margin"]) == (10, "arcface", 0.2)
+    assert sum(data[part]["listings"] for part in ("training", "calibration", "test")) == GROUPS * EACH
+    assert trained.manifest.origin == {"image_encoder": place.image.stem, "title_encoder": "tiny-title-encoder"}
+    assert set(trained.manifest.thresholds) == {"fused", "image", "title"}
+    assert trained.manifest.thresholds["fused"] != [(1, 0.5)]  # fitted
+    assert (trained.folder / "README.md").read_text("utf-8").startswith("#")
+
+
+def test_the_real_api_serves_it(trained: Bundle, tmp_path: Path) -> None:
+    settings = Settings(bundle=trained.folder, data_dir=tmp_path / "data", device="cpu")
+    random = np.random.default_rng(123)
+    groups = range(0, 40, 2)
+    with TestClient(create_app(build_matcher(settings), settings)) as client:
+        assert client.get("/model").json()["name"] == "trained"
+        shown = {group: (toy_title(group, random), toy_photo(group, random)) for group in groups}
+        for group, (title, photo) in shown.items():
+            assert put(client, str(group), title, photo).status_code in (200, 201)
+        for group, (title, photo) in shown.items():
+            best = ask(client, title, photo, limit=1).json()["matches"][0]
+            assert (best["id"], best["score"]) == (str(group), 1.0)
+        # another photo and other words of the same product, seen neither in training nor in the catalog
+        again = [found(ask(client, toy_title(g, random), toy_photo(g, random), threshold=-1, limit=1))[0] for g in groups]
+        assert np.mean([best == str(group) for best, group in zip(again, groups, strict=True)]) > 0.6
+
+
+# --- what may be missing
+
+
+@pytest.mark.parametrize(
+    ("photos", "titles", "gaps", "encoders", "modalities"),
+    [
+        (False, True, False, "title", {"title"}),
+        (True, False, False, "image", {"image"}),
+        (True, True, True, "both", {"image", "title", "fused"}),
+        (True, True, True, "title", {"title"}),
+        (True, True, True, "image", {"image"}),
+        (False, True, False, "both", {"image", "title", "fused"}),
+        (True, False, False, "both", {"image", "title", "fused"}),
+    ],
+)  # fmt: skip
+def test_photos_or_titles_may_be_missing(
+    place: Place, tmp_path: Path, photos: bool, titles: bool, gaps: bool, encoders: str, modalities: set[str]
+) -> None:
+    table = toy_table(tmp_path / "data", 5, photos=photos, titles=titles, gaps=gaps)
+    towers = {"both": place.towers, "image": place.towers[:2], "title": place.towers[2:]}[encoders]
+    # batches of two: many hold one photo, one title, or none
+    options = (*SIZES, *EVERYTHING, "--epochs", "1", "--batch-size", "2")
+    bundle = place.train(tmp_path / "out", "--listings", table, *towers, *options)
+    assert bundle.manifest.spec().modalities() == modalities
+    assert all(np.isfinite(list(record.values())).all() for record in course(tmp_path / "out"))
+    encoder = build_encoder(Settings(device="cpu"), bundle)
+    assert encoder.embed_titles(["melon plum"]).shape == (1 if "title" in modalities else 0, encoder.title_dim)
+
+
+def test_the_same_listings_as_parquet_give_the_same_bundle(place: Place, whole: Path, tmp_path: Path) -> None:
+    parquet = place.train(tmp_path / "out", "--listings", as_parquet(place.small), *place.towers, *SHORT)
+    assert course(tmp_path / "out") == course(whole)
+    assert parquet.fingerprint == load_bundle(whole).fingerprint
+
+
+def test_worker_processes_change_nothing(place: Place, whole: Path, tmp_path: Path) -> None:
+    assert place.short(tmp_path / "out", "--workers", "1").fingerprint == load_bundle(whole).fingerprint
+
+
+def test_groups_of_two_tables_of_one_name_are_different(place: Place, tmp_path: Path) -> None:
+    one, other = (toy_table(tmp_path / name, 4, photos=False) for name in ("a", "b"))
+    bundle = place.train(
+        tmp_path / "out", "--listings", one, "--listings", other, *place.towers[2:], *SIZES, *EVERYTHING, "--epochs", "1",
+        "--batch-size", "8",
+    )  # fmt: skip
+    assert bundle.manifest.data["training"]["groups"] == 8
+
+
+# --- interruptions
+
+
+@pytest.mark.parametrize(("how", "error"), [("SIGTERM", TrainingInterrupted), ("crash", ConnectionError)])
+def test_an_interrupted_run_goes_on_exactly(
+    place: Place, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, error: type[Exception]
+) -> None:
+    out, add = tmp_path / "whole", History.add
+
+    def interrupting(self: History, record: dict[str, float]) -> None:
+        add(self, record)
+        if record["update"] in (2, 5):  # in the middle of the first and of the second epoch
+            if how == "SIGTERM":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif record["update"] == 5:  # whatever it is: the checkpoint is that of the last epoch
+                raise ConnectionError("the disk is gone")
+
+    monkeypatch.setattr(History, "add", interrupting)
+    with pytest.raises(error, match="--resume" if how == "SIGTERM" else "gone"):
+        place.short(out)
+    if how == "SIGTERM":
+        assert [one["update"] for one in course(out)] == [1, 2]
+        assert not out.exists()
+        with pytest.raises(error, match="epoch 2 of 3"):
+            place.short(out, "--resume")
+    assert [one["update"] for one in course(out)] == [1, 2, 3, 4, 5]
+    monkeypatch.undo()
+    assert not out.exists()
+    resumed = place.short(out, "--resume")
+    assert course(out) == course(whole)
+    assert resumed.fingerprint == load_bundle(whole).fingerprint
+
+
+def test_without_resume_everything_is_done_again(
+    place: Place, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = History.add
+
+    def interrupting(self: History, record: dict[str, float]) -> None:
+        add(self, record)
+        if record["update"] == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(History, "add", interrupting)
+    with pytest.raises(TrainingInterrupted, match="--resume"):
+        place.short(tmp_path / "out")
+    monkeypatch.undo()
+    again = place.short(tmp_path / "out")
+    assert course(tmp_path / "out") == course(whole)
+    assert again.fingerprint == load_bundle(whole).fingerprint
+
+
+def test_a_run_that_is_over_only_writes_its_bundle_again(place: Place, whole: Path) -> None:
+    before, records = load_bundle(whole).fingerprint, course(whole)
+    assert place.short(whole, "--resume").fingerprint == before
+    assert course(whole) == records
+
+
+@pytest.mark.parametrize(("option", "given"), [("--seed", "5"), ("--weight", "0.4"), ("--listings", "LARGE")])
+def test_another_run_does_not_go_on_from_this_checkpoint(place: Place, whole: Path, option: str, given: str) -> None:
+    records, value = course(whole), place.large if given == "LARGE" else given
+    with pytest.raises(InvalidInput, match=r"other options or other listings.*leave --resume out"):
+        place.short(whole, option, value, "--resume")
+    assert course(whole) == records
+
+
+def test_nothing_to_go_on_from_is_said(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"there is no checkpoint.*leave --resume out"):
+        place.short(tmp_path / "out", "--resume")
+
+
+def test_a_failure_while_writing_leaves_the_old_bundle_and_nothing_else(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
+    beside = set(whole.parent.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("app.training.finish.write_card", full)
+    with pytest.raises(OSError, match="No space left"):
+        place.short(whole, "--resume")
+    assert {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()} == before
+    assert set(whole.parent.iterdir()) == beside
+
+
+def killed_while_writing(arguments: list[str]) -> None:
+    """In a process of its own: all files are written, and the new bundle is about to take the old one's place."""
+    torch.set_num_threads(1)  # those of the parent are gone
+
+    def die(new: Path, folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.model_store.replace_folder", die)
+        cli(arguments)
+
+
+def test_a_run_that_is_killed_while_writing_leaves_the_old_bundle(place: Place, whole: Path) -> None:
+    before = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
+    given = ("train", "--out", whole, "--listings", place.small, *place.towers, *SHORT, "--resume")
+    child = multiprocessing.get_context("fork").Process(target=killed_while_writing, args=([str(one) for one in given],))
+    child.start()
+    child.join(600)
+    child.kill()  # if it hangs; it is dead otherwise
+    assert child.exitcode == -signal.SIGKILL
+    assert list(whole.parent.glob(".whole.*/bundle.json"))  # so far did it come
+    assert {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()} == before
+    fingerprint = load_bundle(whole).fingerprint
+    assert place.short(whole, "--resume").fingerprint == fingerprint
+
+
+# --- variants
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--head", "arcface", "--accumulate", "2"),
+        ("--head", "subcenter", "--centres", "2"),
+        ("--head", "curricular", "--fusion", "concat-norm"),
+        ("--fusion", "concat-norm", "--ngram-dim", "0"),
+        ("--distil", "2", "--title-layers", "0", "--int8-words", "--image-stages", "0,1"),
+    ],
+    ids=" ".join,
+)
+def test_every_variant_runs(place: Place, tmp_path: Path, options: tuple[str, ...]) -> None:
+    short = (*SIZES, *EVERYTHING, "--epochs", "1", "--batch-size", "16", "--scale", "16")
+    bundle = place.train(tmp_path / "out", "--listings", place.small, *place.towers, *short, *options)
+    records = course(tmp_path / "out")
+    assert len(records) == (2 if "--accumulate" in options else 3)
+    assert all(np.isfinite(list(record.values())).all() for record in records)
+    assert ("loss_distil_title" in records[0]) == ("--distil" in options)
+    weight = bundle.manifest.fusion.weight
+    assert (weight != 0.5) == ("concat-norm" in options)
+    assert 0.05 <= weight <= 0.95
+    build_encoder(Settings(device="cpu"), bundle)
+
+
+@pytest.fixture
+def other_precision() -> Iterator[None]:
+    """Accelerate keeps the precision of a process's first run."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.usefixtures("other_precision")
+def test_bf16_stays_close_to_fp32(place: Place, tmp_path: Path) -> None:
+    titles = ("--listings", place.small, *place.towers[2:], *SIZES, *EVERYTHING, "--epochs", "2", "--batch-size", "16")
+    losses = []
+    for precision in ("fp32", "bf16"):
+        AcceleratorState._reset_state(True)
+        place.train(tmp_path / precision, *titles, "--precision", precision)
+        losses.append([one["loss"] for one in course(tmp_path / precision)])
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+
+
+def test_frozen_parts_do_not_change_and_the_rest_does(place: Place, tmp_path: Path) -> None:
+    frozen = ("--freeze-words", "--freeze-title-layers", "1", "--freeze-image-stages", "2")
+    place.short(tmp_path / "out", *frozen)
+    before, after = weights(tmp_path / "out.run" / "start"), weights(tmp_path / "out")
+    same = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
+    held = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "embeddings.word_embeddings.", "encoder.layer.0.")
+    starts = tuple(f"{tower}.backbone.{part}" for tower in (0, 1) for part in held)
+    expected = {name for name in before if name.startswith(starts)}
+    statistics = {name for name in before if "running_" in name or "num_batches" in name}  # of a photo backbone never move
+    assert {part for part in held if any(part in name for name in expected)} == set(held)
+    assert expected | statistics == same
+
+
+def test_keep_blends_the_starting_weights_back_in_exactly(place: Place, whole: Path, tmp_path: Path) -> None:
+    place.short(tmp_path / "out", "--keep", "0.25")
+    before, after, blended = weights(tmp_path / "out.run" / "start"), weights(whole), weights(tmp_path / "out")
+    moved = 0
+    for name, tensor in after.items():
+        if "backbone." in name and tensor.is_floating_point():
+            moved += not torch.equal(tensor, before[name])
+            assert torch.equal(blended[name], tensor.lerp(before[name], 0.25)), name
+        else:
+            assert torch.equal(blended[name], tensor), name
+    assert moved > 20
+
+
+def test_two_processes_train_one_bundle(place: Place, tmp_path: Path) -> None:
+    table = toy_table(tmp_path / "data", 8, gaps=True)
+    options = ("--listings", table, *place.towers, *SIZES, *EVERYTHING, "--epochs", "1", "--batch-size", "4")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [str(one) for one in (*torchrun, "-m", "app", "train", "--out", tmp_path / "out", *options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    build_encoder(Settings(device="cpu"), load_bundle(tmp_path / "out"))
+    assert [one["update"] for one in course(tmp_path / "out")] == list(range(1, 32 // 8 + 1))
+    assert len(list(tmp_path.rglob("bundle.json"))) == 1
+    assert done.stderr.count("Written: out@") == 1
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (("--margin", "28.6"), InvalidInput, "radians"),
+        (("--margin-start", "0.4", "--margin", "0.3"), InvalidInput, "margin rises"),
+        (("--epochs", "0"), InvalidInput, "--epochs: "),
+        (("--head", "softmax"), InvalidInput, "--head: .*arcface"),
+        (("--precision", "fp16"), InvalidInput, "fp16 needs a GPU"),
+        (("--weight", "1.5"), InvalidInput, r"--weight .*\(0, 1\)"),
+        (("--weight", "1"), InvalidInput, r"--weight .*\(0, 1\)"),
+        (("--image-dim", "0"), InvalidInput, "--image-dim"),
+        (("--title-dim", "-3"), InvalidInput, "--title-dim"),
+        (("--ngram-dim", "100"), InvalidInput, "powers of two"),
+        (("--ngram-share", "1"), InvalidInput, "--ngram-share"),
+        (("--max-tokens", "1"), InvalidInput, "max_tokens"),
+        (("--image-size", "7"), InvalidInput, "size cannot be 7"),
+        (("--image-stages", "0,90"), InvalidInput, "has the stages 0 to"),
+        (("--image-stages", "one"), InvalidInput, "no list of numbers"),
+        (("--title-layers", "5"), InvalidInput, "has the layers 0 to 0"),
+        (("--test-fold", "3"), InvalidInput, "is no fold"),
+        (("--calibration-fold", "0/1"), InvalidInput, "is no fold"),
+        (("--image-encoder", "no_such_backbone"), InvalidInput, "no image encoder"),
+        (("--listings", "nowhere.csv"), InvalidListings, "nowhere.csv"),
+        (("--out", "."), BundleError, "is no bundle"),
+        (("--out", "/"), InvalidInput, "1 to 100 characters"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_option_is_one_line_and_costs_no_training(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    error: type[AppError],
+    message: str,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(place.folder)
+    given: list[str | Path] = ["--out", tmp_path / "out", "--listings", place.small, *place.towers, *SHORT, *options]
+    with pytest.raises(error, match=message) as caught:
+        run("train", *given)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob(HISTORY))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="sees no GPU"):
+        place.short(tmp_path / "out", "--device", "cuda")
+
+
+def test_there_must_be_something_to_train_on_and_with(place: Place, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    with pytest.raises(InvalidInput, match="--listings, --pairs or both"):
+        run("train", *out, *place.towers)
+    with pytest.raises(InvalidInput, match="--image-encoder, --title-encoder or both"):
+        run("train", *out, "--listings", place.small, "--device", "cpu")
+    with pytest.raises(InvalidListings, match="fewer than two groups"):
+        run("train", *out, *place.towers, "--listings", toy_table(tmp_path / "one", 1), *SHORT)
+    with pytest.raises(InvalidListings, match="fewer than two groups have a photo or a title"):
+        run("train", *out, *place.towers[:2], "--listings", toy_table(tmp_path / "two", 3, photos=False), *SHORT)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(place: Place, tmp_path: Path) -> None:
+    options = ("--learning-rate", "1", "--head-rate", "1", "--warm-up", "0", "--clip", "1e30", "--scale", "1000")
+    monstrous = ("--epochs", "40", "--weight-decay", "1")
+    with pytest.raises(TrainingFailed, match=r"lower --learning-rate"):
+        place.short(tmp_path / "out", *options, *monstrous)
+    assert not (tmp_path / "out").exists()
