@@ -16,6 +16,7 @@ from app.encoders import pretrained
 from app.encoders.image import ImageTower
 from app.encoders.multimodal import BATCH, load_image_tower, load_title_tower
 from app.encoders.preprocess import InputLimits, clean_title, read_photo
+from app.encoders.pretrained import origin_of
 from app.encoders.title import TitleTokens, TitleTower
 from app.errors import AppError, InvalidInput
 from app.listings import BadRow, Listing
@@ -75,16 +76,14 @@ def create(
         spec = EncoderSpec(image=image, title=title, fusion=FusionSpec(weight=weight))
         spec = _fit_projections(spec, recipe, folder, listings, tick)
         (folder / "README.md").write_text(card or _plain_card(out.name, recipe), "utf-8")
-        origin = {"image_encoder": _source(recipe.image_encoder), "title_encoder": _source(recipe.title_encoder)}
+        origin = {
+            "image_encoder": origin_of(recipe.image_encoder),
+            "title_encoder": origin_of(recipe.title_encoder),
+        }
         thresholds = {modality: [(1, DEFAULT_THRESHOLDS[modality])] for modality in sorted(spec.modalities())}
         return new_manifest(out.name, spec, thresholds, origin=origin, training={"trained": False})
 
     return write_bundle(out, fill)
-
-
-def _source(name: str | None) -> str | None:
-    """What the manifest says about where a tower came from: a folder's name, not a path of the machine."""
-    return Path(name).stem if name and Path(name).exists() else name
 
 
 def _fit_projections(
@@ -150,5 +149,5 @@ def _plain_card(name: str, recipe: Recipe) -> str:
              "    python -m app calibrate --bundle DIR --listings FILE", "", "has fitted them.", ""]  # fmt: skip
     for side, source in (("image", recipe.image_encoder), ("title", recipe.title_encoder)):
         if source is not None:
-            lines.append(f"- {side} encoder: {_source(source)}")
+            lines.append(f"- {side} encoder: {origin_of(source)}")
     return "\n".join(lines) + "\n"

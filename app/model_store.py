@@ -182,6 +182,12 @@ def _check_projection(file: Path, tower: ImageSpec | TitleSpec) -> None:
         raise DimensionMismatch(f"{file.name} has a projection of shape {found}, the manifest says {wanted}.")
 
 
+def check_target(folder: Path) -> None:
+    """Raises BundleError if a folder is taken by something that is no bundle; an older bundle may be replaced."""
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder} exists and is no bundle: choose another --out, or remove it yourself.")
+
+
 def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Bundle:
     """Writes a bundle so that `folder` holds either the old one or the new one, whole, at every moment.
 
@@ -193,8 +199,7 @@ def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Bundle:
     Raises:
         BundleError: `folder` exists and is no bundle, or the result would not load.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BundleError(f"{folder} exists and is no bundle: choose another --out, or remove it yourself.")
+    check_target(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -146,14 +146,12 @@ def train(
 
 def _target(out: Path) -> Path:
     """Returns the bundle's folder; what could not become one is refused now, not after hours of training."""
-    from app.errors import BundleError
-    from app.model_store import MANIFEST
+    from app.model_store import check_target
 
     out = out.resolve()
     if not 0 < len(out.name) <= 100:
         raise InvalidInput(f"--out {out}: the folder's name is the bundle's, and has 1 to 100 characters.")
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out} exists and is no bundle: choose another --out, or remove it yourself.")
+    check_target(out)
     return out
 
 

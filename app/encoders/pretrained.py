@@ -59,6 +59,11 @@ class TitleOptions:
     layers: tuple[int, ...] | None = None
 
 
+def origin_of(source: str | None) -> str | None:
+    """Returns what a manifest says about where a tower came from: a folder's name, not a path of the machine."""
+    return Path(source).stem if source and Path(source).exists() else source
+
+
 def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> ImageSpec:
     """Writes the image tower's weights into `out`.
 

@@ -10,6 +10,7 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.core.spec import EncoderSpec
 from app.encoders.multimodal import MultimodalEncoder
+from app.encoders.pretrained import origin_of
 from app.encoders.runtime import DeviceName, choose
 from app.errors import InvalidListings
 from app.evaluation.evaluate import About, evaluate
@@ -72,7 +73,7 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
             for name, items in (("training", parts.train), ("calibration", parts.calibration), ("test", parts.test))
             if items
         }
-        origin = {"image_encoder": _source(how.towers.image_encoder), "title_encoder": _source(how.towers.title_encoder)}
+        origin = {"image_encoder": origin_of(how.towers.image_encoder), "title_encoder": origin_of(how.towers.title_encoder)}
         facts = CardFacts(how.out.name, spec, how.config, origin, data, thresholds, how.command)
         everyone = {item.id: item for item in parts.test}
         write_card(folder, facts, read_history(how.run / HISTORY), found, everyone)
@@ -83,10 +84,6 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
         )  # fmt: skip
 
     return write_bundle(how.out, fill)
-
-
-def _source(name: str | None) -> str | None:
-    return Path(name).stem if name and Path(name).exists() else name
 
 
 def _thresholds(
