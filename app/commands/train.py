@@ -60,7 +60,7 @@ def train(
     ngram_share: Annotated[float, typer.Option(help="Share of the n-grams in the title's cosine.")] = 0.5,
     weight: Annotated[float, typer.Option(help="w: share of the photo in the fused cosine.")] = 0.5,
     pooling: Annotated[Literal["avg", "gem"], typer.Option(help="How the image tower's maps are pooled.")] = "gem",
-    image_stages: Annotated[str, typer.Option(help="Early stages whose statistics join the pooled maps, e.g. 0,1,2.")] = "",
+    colours: Annotated[bool, typer.Option("--colours", help="A histogram of colours joins the pooled maps.")] = False,
     framing: Annotated[Literal["crop", "pad", "stretch"], typer.Option(help="How a photo becomes a square.")] = "crop",
     image_size: Annotated[int | None, typer.Option(help="Input side in pixels; default: the backbone's own.")] = None,
     prefix: Annotated[str, typer.Option(help='Put before every title; the E5 family wants "query: ".')] = "",
@@ -178,7 +178,7 @@ def _towers(given: dict[str, Any]) -> Towers:
 
     image = ImageOptions(
         pooling=given["pooling"],
-        stages=_numbers(given["image_stages"]) or (),
+        colours=given["colours"],
         framing=given["framing"],
         size=given["image_size"],
     )

@@ -44,8 +44,7 @@ class ImageSpec(_Frozen):
         architecture: a timm name.
         weights: file of the bundle.
         pooling, gem_power: how the backbone's last maps become one row.
-        stages: early stages (timm's feature levels, from 0) whose mean and standard deviation per channel join that row:
-            they know the colours that the last maps have forgotten.
+        colours: whether a histogram of colours joins that row, see `app.encoders.colours`.
         features: width of the row.
         dim: of the vector.
         projection: whether a linear layer leads from one to the other.
@@ -56,7 +55,7 @@ class ImageSpec(_Frozen):
     weights: str
     pooling: Literal["avg", "gem"]
     gem_power: Annotated[float, Field(ge=1, le=10)] = 3.0
-    stages: tuple[Annotated[int, Field(ge=0, le=10)], ...] = ()
+    colours: bool = False
     features: Positive
     dim: Positive
     projection: bool

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from app.core.spec import ImageSpec
-from app.errors import InvalidInput
+from app.encoders.colours import WIDTH, colour_histogram
 
 
 class ImageTower(nn.Module):
@@ -29,7 +27,12 @@ class ImageTower(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Returns pooled backbone features, `(n, features)`, before projection and normalisation."""
-        return pooled_features(self.backbone, (pixels.float() - self.mean) / self.std, self.spec)
+        maps = self.backbone((pixels.float() - self.mean) / self.std)
+        own = self.spec.features - (WIDTH if self.spec.colours else 0)
+        pooled = pool(maps, own, self.spec.pooling, self.spec.gem_power)
+        if not self.spec.colours:
+            return pooled
+        return torch.cat([pooled, colour_histogram(pixels / 255, spatial(maps, own))], dim=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
@@ -40,37 +43,21 @@ def _channels(values: tuple[float, float, float]) -> nn.Buffer:
     return nn.Buffer(torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
 
 
-def pooled_features(backbone: nn.Module, inputs: Tensor, spec: ImageSpec) -> Tensor:
-    """Returns `(n, features)` of normalised inputs `(n, 3, size, size)`: last maps pooled, early stages' statistics."""
-    if not spec.stages:
-        return pool(backbone(inputs), spec.features, spec.pooling, spec.gem_power)
-    last, early = backbone.forward_intermediates(inputs, indices=list(spec.stages))  # type: ignore[operator]
-    last = backbone.forward_head(last)  # type: ignore[operator]  # some families have a layer there: MobileNetV3
-    statistics = [part for maps in early for part in (maps.float().mean((2, 3)), maps.float().std((2, 3)))]
-    own = spec.features - stage_width(backbone, spec.stages)
-    return torch.cat([pool(last, own, spec.pooling, spec.gem_power), *statistics], dim=1)
-
-
-def stage_width(backbone: nn.Module, stages: tuple[int, ...]) -> int:
-    """Returns how many features the statistics of these stages are; a mean and a standard deviation per channel.
-
-    Raises:
-        InvalidInput: the backbone has no such stages.
-    """
-    levels = cast("Any", getattr(backbone, "feature_info", []))
-    if stages and (not hasattr(backbone, "forward_intermediates") or max(stages) >= len(levels)):
-        raise InvalidInput(f"this image encoder has the stages 0 to {len(levels) - 1}, not {stages}: name others, or none.")
-    return sum(2 * int(levels[stage]["num_chs"]) for stage in stages)
-
-
 def pool(maps: Tensor, features: int, how: str, power: float) -> Tensor:
     """Pools backbone output to `(n, features)`: maps `(n, c, h, w)` or `(n, h, w, c)`, tokens `(n, t, c)`, or pooled."""
     maps = maps.float()
     if maps.ndim == 2:
         return maps
-    if maps.ndim == 4 and maps.shape[1] != features:  # Swin and its like
-        maps = maps.permute(0, 3, 1, 2)
+    if maps.ndim == 4:
+        maps = spatial(maps, features)
     dims = (2, 3) if maps.ndim == 4 else (1,)
     if how == "avg":
         return maps.mean(dims)
     return maps.clamp(min=1e-6).pow(power).mean(dims).pow(1 / power)
+
+
+def spatial(maps: Tensor, features: int) -> Tensor:
+    """Returns backbone output as `(n, features, h, w)` maps; a single one of ones where it has no places."""
+    if maps.ndim != 4:
+        return torch.ones(len(maps), 1, 1, 1, device=maps.device)
+    return maps if maps.shape[1] == features else maps.permute(0, 3, 1, 2)  # Swin and its like

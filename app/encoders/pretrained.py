@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from app.core.spec import ImageSpec, Preprocessing, TitleSpec
-from app.encoders.image import stage_width
+from app.encoders import colours
 from app.encoders.quantise import quantised
 from app.encoders.vocabulary import keep_likeliest
 from app.errors import InvalidInput
@@ -29,11 +29,11 @@ Framing = Literal["crop", "pad", "stretch"]
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How the image tower is used: pooling, stages, framing, and the input side in pixels (None: the backbone's own)."""
+    """How the image tower is used: pooling, colours, framing, input side in pixels (None: the backbone's own)."""
 
     pooling: Literal["avg", "gem"] = "gem"
     gem_power: float = 3.0
-    stages: tuple[int, ...] = ()
+    colours: bool = False
     framing: Framing = "crop"
     size: int | None = None
 
@@ -87,10 +87,10 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
         std=tuple(config["std"]),
     )
     save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
-    features = _width(backbone, preprocessing.size) + stage_width(backbone, options.stages)
+    features = _width(backbone, preprocessing.size) + (colours.WIDTH if options.colours else 0)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
-        stages=options.stages, features=features, dim=features, projection=False, preprocessing=preprocessing,
+        colours=options.colours, features=features, dim=features, projection=False, preprocessing=preprocessing,
     )  # fmt: skip
 
 

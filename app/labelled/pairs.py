@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from app.labelled.folds import connected
 from app.labelled.listings import Item, LabelledListings
 from app.listings import BadRow, PhotoRef, photo_refs, read_rows, text_cell
 
+# an RDF literal with its language, as the Web Data Commons corpora write titles: "Sepatu lari"@id
+_LITERAL = re.compile(r'"([^"]*)"@[a-z]{2,3}(?:-[a-z0-9]+)*', re.IGNORECASE)
 _LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
@@ -139,7 +142,7 @@ def _pair(
     try:
         same = _is_same(row, columns.label)
         cells = [
-            (side, text_cell(row, title), photo_refs(row.get(image) if image else None, folder))
+            (side, without_tags(text_cell(row, title)), photo_refs(row.get(image) if image else None, folder))
             for side, (title, image) in columns.sides()
         ]
     except InvalidInput as error:
@@ -153,6 +156,13 @@ def _pair(
         items.append(item)
     left, right = items
     return _Pair(number, sides.number(left), sides.number(right), same)
+
+
+def without_tags(text: str | None) -> str | None:
+    """Returns a title that is made of RDF literals as its words alone; any other comes back as it is."""
+    if text is None or not _LITERAL.search(text):
+        return text
+    return " ".join(_LITERAL.sub(r" \1 ", text).replace('"Null"', " ").split()) or None
 
 
 def _is_same(row: Mapping[str, Any], column: str | None) -> bool:

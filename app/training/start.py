@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.core.spec import EncoderSpec, FusionSpec, NgramSpec
-from app.encoders import pretrained
-from app.encoders.image import ImageTower, stage_width
+from app.encoders import colours, pretrained
+from app.encoders.image import ImageTower
 from app.encoders.multimodal import load_image_tower, load_title_tower
 from app.encoders.ngrams import NgramReader
 from app.encoders.runtime import Runtime
@@ -34,7 +34,7 @@ from app.training.model import Batch, NormalisedTower, TrainingModel
 from app.training.projection import principal_components
 
 PCA_ROWS = 20_000
-STAGE_SHARE = 0.15
+COLOUR_SHARE = 0.3  # of the cosine, to begin with; measured in docs/experiments.md
 RARE = 0.003  # document frequency below which n-grams weigh alike; measured in docs/experiments.md
 _BATCH = 32
 
@@ -182,13 +182,11 @@ def _fit_projection(tower: NormalisedTower[ImageTower] | NormalisedTower[TitleTo
 
 
 def _scales(tower: ImageTower | TitleTower, sample: Tensor) -> Tensor:
-    """Returns a factor for each feature: the statistics of early stages get `STAGE_SHARE` of the variance to begin with."""
+    """Returns a factor for each feature: colours get `COLOUR_SHARE` of the variance to begin with."""
     scales = torch.ones(sample.shape[1])
-    early = stage_width(tower.backbone, tower.spec.stages) if isinstance(tower, ImageTower) else 0
-    if early:
-        variance = sample.var(0)
-        late, wide = variance[:-early].sum(), variance[-early:].sum()
-        scales[-early:] = (STAGE_SHARE / (1 - STAGE_SHARE) * late / wide).sqrt()
+    if isinstance(tower, ImageTower) and tower.spec.colours:
+        maps, histogram = (part.var(0).sum() for part in sample.split([sample.shape[1] - colours.WIDTH, colours.WIDTH], 1))
+        scales[-colours.WIDTH :] = (COLOUR_SHARE / (1 - COLOUR_SHARE) * maps / histogram).sqrt()
     return scales
 
 

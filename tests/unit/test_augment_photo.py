@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from app.errors import InvalidInput
 from app.training.augment import photo_edits
@@ -240,6 +241,16 @@ def test_clutter_replaces_a_studio_and_keeps_the_thing() -> None:
         red = (made[..., 0] > 150) & (made[..., 1] < 90) & (made[..., 2] < 90)
         assert 0.05 < red.mean() < 0.3
         assert (made.min(axis=2) > 250).mean() < 0.4
+
+
+def test_a_shelf_shows_the_thing_again_and_again() -> None:
+    dark = (scene((90, 70)).point([v // 4 for v in range(256)] * 3),)
+    seen = set()
+    for seed in range(20):
+        made = np.asarray(EDITS["shelf"](studio(), dice(seed), dark), dtype=np.int64)
+        assert ((made[..., 0] > 150) & (made[..., 1] < 90) & (made[..., 2] < 90)).mean() > 0.1
+        seen.add(ndimage.label(ndimage.binary_opening(made.min(axis=2) > 230, np.ones((3, 3))))[1])  # its white labels
+    assert max(seen) >= 4
 
 
 def test_a_flat_edge_is_found_and_a_lively_one_is_not() -> None:

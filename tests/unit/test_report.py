@@ -40,7 +40,7 @@ STRANGE = (
 SPEC = EncoderSpec(
     image=ImageSpec(
         architecture="tf_efficientnet_lite0", weights="image.safetensors", pooling="gem", features=1280, dim=512,
-        projection=True, stages=(0, 1),
+        projection=True, colours=True,
         preprocessing=Preprocessing(size=224, framing="pad", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     ),
     title=TitleSpec(

@@ -369,6 +369,17 @@ def test_labels_are_numbers_truths_or_text(tmp_path: Path, labels: list[object])
     assert groups(read_pairs(path, strict=True)) == {frozenset("ab"), frozenset("c")}
 
 
+def test_titles_written_as_rdf_literals_lose_their_tags(tmp_path: Path) -> None:
+    rows = (
+        '"""Sepatu lari - Hitam""@id "" Nike Sepatu ""@id-ID","""Running shoe""@en ""Null""",1\n'
+        '"a 5"" screen","mail@en.example",0\n"""Null""@en","Hat",0\n'
+    )
+    found = read_pairs(table(tmp_path, PAIRS + rows), strict=False)
+    assert {item.title for item in found.items} == {
+        "Sepatu lari - Hitam Nike Sepatu", "Running shoe", 'a 5" screen', "mail@en.example", "Null", "Hat",
+    }  # fmt: skip
+
+
 def test_pairs_have_photos_and_columns_of_other_names(folder: Path) -> None:
     text = "one,photo,other,right_image,same\na,a.png,b,,1\na,b.png,,c.png,1\n"
     columns = PairColumns(left_title="one", right_title="other", left_image="photo", label="same")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 
 from app.core.spec import ImageSpec, Preprocessing
-from app.encoders.image import ImageTower, pooled_features, stage_width
+from app.encoders.image import ImageTower
 from app.training.model import NormalisedTower
 
 PIXELS = Preprocessing(size=32, framing="stretch", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -59,19 +58,3 @@ def test_one_row_is_normalised_as_in_evaluation(tower: NormalisedTower[ImageTowe
     torch.testing.assert_close(alone, tower.eval()(rows)[:1])
     alone.sum().backward()
     assert tower.norm.bias.grad is not None
-
-
-@pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "convnext_atto", "test_efficientnet"])
-def test_statistics_of_early_stages_join_the_very_maps_that_are_pooled_without_them(architecture: str) -> None:
-    torch.manual_seed(0)
-    backbone = timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="").eval()
-    inputs = torch.randn(2, 3, 64, 64)
-    own = backbone(inputs).shape[1]
-    plain = SPEC.model_copy(update={"architecture": architecture, "features": own})
-    staged = plain.model_copy(update={"stages": (0, 1), "features": own + stage_width(backbone, (0, 1))})
-    with torch.no_grad():
-        rows, wider = (pooled_features(backbone, inputs, spec) for spec in (plain, staged))
-        early = backbone.forward_intermediates(inputs, indices=[0, 1], intermediates_only=True)
-    torch.testing.assert_close(wider[:, :own], rows)
-    expected = [part for maps in early for part in (maps.mean((2, 3)), maps.flatten(2).std(2))]
-    torch.testing.assert_close(wider[:, own:], torch.cat(expected, 1))

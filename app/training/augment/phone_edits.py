@@ -141,6 +141,30 @@ def clutter(image: Image.Image, random: np.random.Generator, others: Sequence[Im
     return ground
 
 
+def shelf(image: Image.Image, random: np.random.Generator, others: Sequence[Image.Image] = ()) -> Image.Image:
+    """Shows the thing two to nine times, closely packed, as shops shelve it.
+
+    A studio photo is cut out of its white background first; any other is put side by side as it is.
+    """
+    columns, rows = pick(random, ((2, 1), (3, 1), (1, 2), (2, 2), (3, 2), (3, 3)))
+    ground = _ground(image, random, others, image.size)
+    thing = cut_out(image) or Image.new("L", image.size, 255)
+    box = thing.getbbox() or (0, 0, *image.size)
+    cell = (image.width / columns, image.height / rows)
+    scale = random.uniform(1.0, 1.35) * max(cell[0] / (box[2] - box[0]), cell[1] / (box[3] - box[1]))
+    scale = min(scale, 1.0)
+    size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
+    copy, mask = (part.crop(box).resize(size, _BILINEAR, reducing_gap=2.0) for part in (image, thing))
+    for row in range(rows):
+        for column in range(columns):
+            angle = random.uniform(-6, 6)
+            turned, shape = (part.rotate(angle, _BILINEAR, expand=True) for part in (copy, mask))
+            x = round(cell[0] * (column + 0.5 + random.uniform(-0.06, 0.06)) - turned.width / 2)
+            y = round(cell[1] * (row + 0.5 + random.uniform(-0.06, 0.06)) - turned.height / 2)
+            ground.paste(turned, (x, y), shape)
+    return ground
+
+
 def shadow(image: Image.Image, random: np.random.Generator, others: Sequence[Image.Image] = ()) -> Image.Image:
     """Darkens one side down to 45 to 75% of the light, smoothly or, like the shadow of a hand, within a short way."""
     side = 48

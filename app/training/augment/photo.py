@@ -36,6 +36,7 @@ _WORK_SIDE_PX = 160
 # in the order in which things happen: the shot, then the seller's screen, then the upload
 PHONE_EDITS: Mapping[str, Edit] = MappingProxyType({
     "clutter": phone_edits.clutter,
+    "shelf": phone_edits.shelf,
     "perspective": phone_edits.perspective,
     "shadow": phone_edits.shadow,
     "glare": phone_edits.glare,
@@ -68,13 +69,13 @@ class PhotoAugmentation(EditChances):
         phone: probability that the photo is taken by a phone; the phone's edits happen only then.
         phone_graphics: probability that a phone photo may get a seller's graphics (collage, border, text, badge) as well.
         mirror, rotation, crop, colour, collage, border, text, badge, downscale, jpeg: probability of a seller's edit.
-        clutter, perspective, shadow, glare, white_balance, blur, noise: probability of an edit of a phone photo.
+        clutter, shelf, perspective, shadow, glare, white_balance, blur, noise: probability of an edit of a phone photo.
 
     Raises:
         InvalidInput: a negative strength, or a probability outside [0, 1].
     """
 
-    phone: float = 0.3
+    phone: float = 0.4
     phone_graphics: float = 0.3
     mirror: float = 0.5
     rotation: float = 0.15
@@ -87,6 +88,7 @@ class PhotoAugmentation(EditChances):
     downscale: float = 0.25
     jpeg: float = 0.5
     clutter: float = 0.35
+    shelf: float = 0.2
     perspective: float = 0.6
     shadow: float = 0.35
     glare: float = 0.25

@@ -177,8 +177,9 @@ def _image(spec: ImageSpec | None) -> str:
     how = spec.preprocessing
     framing = f"crop of {how.crop_share:.3f} to" if how.framing == "crop" else f"{how.framing} to"
     pooling = f"GeM pooling (p = {spec.gem_power:.3f})" if spec.pooling == "gem" else "average pooling"
-    stages = f", statistics of stages {', '.join(map(str, spec.stages))}" if spec.stages else ""
-    return f"`{spec.architecture}`, {framing} {how.size} px, {pooling}{stages}, {spec.features:,} -> {spec.dim:,} dimensions"
+    colours = ", a histogram of colours" if spec.colours else ""
+    width = f"{spec.features:,} -> {spec.dim:,} dimensions"
+    return f"`{spec.architecture}`, {framing} {how.size} px, {pooling}{colours}, {width}"
 
 
 def _title(spec: TitleSpec | None) -> str:
