@@ -64,6 +64,12 @@ def train(
     framing: Annotated[Literal["crop", "pad", "stretch"], typer.Option(help="How a photo becomes a square.")] = "crop",
     image_size: Annotated[int | None, typer.Option(help="Input side in pixels; default: the backbone's own.")] = None,
     prefix: Annotated[str, typer.Option(help='Put before every title; the E5 family wants "query: ".')] = "",
+    teacher_prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="With --distil: the prefix that the pretrained tower wants, where the trained one has another, or none."
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longer titles are cut.")] = 64,
     title_layers: Annotated[str, typer.Option(help="Keep only these layers of the transformer, e.g. 1,3,5,7,9,11.")] = "",
     vocabulary: Annotated[int | None, typer.Option(help="Keep only so many pieces of a Unigram vocabulary.")] = None,
@@ -197,7 +203,7 @@ def _towers(given: dict[str, Any]) -> Towers:
         raise InvalidInput(f"--ngram-dim, --ngram-share: {error.errors()[0]['msg']}") from error
     return Towers(
         given["image_encoder"], given["title_encoder"], image, title, given["image_dim"], given["title_dim"],
-        ngrams if given["title_encoder"] else None, given["weight"],
+        ngrams if given["title_encoder"] else None, given["weight"], given["teacher_prefix"],
     )  # fmt: skip
 
 

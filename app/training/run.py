@@ -159,7 +159,7 @@ def train(
         begin(model, features, items, config.seed)
         centres_from(model, features, dataset, tokens)
         if config.distil:
-            teacher = _teacher(towers, features, dataset, tokens, runtime, folder, ticks)
+            teacher = _teacher(towers, features, dataset, runtime, folder, ticks)
     model.requires_grad_(True)  # embedding the listings took it away
     freeze(model, config)
     trainer = Trainer(model, dataset, tokens, config, Run(folder, name, resume), accelerator, teacher)
@@ -205,15 +205,20 @@ def _features(
 
 
 def _teacher(
-    towers: Towers, own: PooledFeatures, dataset: ListingDataset, tokens: TitleTokens | None, runtime: Runtime,
-    folder: Path, ticks: Ticks,
+    towers: Towers, own: PooledFeatures, dataset: ListingDataset, runtime: Runtime, folder: Path, ticks: Ticks
 ) -> Teacher:  # fmt: skip
-    """The features to stay close to: the run's own first ones, but for titles those of all layers of the transformer."""
-    if towers.title_encoder is None or towers.title.layers is None:
+    """The features to stay close to: the run's own first ones, but for titles those of the whole tower, as it wants them.
+
+    The whole tower has all layers, all words, and its prefix.
+    """
+    prefix = towers.teacher_prefix or towers.title.prefix
+    wanted = replace(towers.title, layers=None, vocabulary=None, scripts=None, prefix=prefix)
+    if towers.title_encoder is None or wanted == towers.title:
         return teacher_from(own, len(dataset))
-    whole = replace(towers, image_encoder=None, title=replace(towers.title, layers=None))
+    whole = replace(towers, image_encoder=None, title=wanted)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         spec, _, title = prepare(whole, Path(scratch))
+        tokens = TitleTokens(spec.title, Path(scratch) / spec.title.tokenizer) if spec.title else None
         titles = ListingDataset(dataset.items, dataset.labels, spec, dataset.config)
         cache = folder / f"{features_name(whole, dataset.items)}.features"
         full = _features(titles, tokens, None, title, runtime, cache, ticks)

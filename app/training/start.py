@@ -49,6 +49,7 @@ class Towers:
         image_dim, title_dim: of the projections.
         ngrams: the part of the title's vector beside the transformer, None for none.
         weight: w, the photo's share of the fused cosine.
+        teacher_prefix: what `distil` holds on to reads titles with this prefix; None: with the tower's own.
     """
 
     image_encoder: str | None
@@ -59,6 +60,7 @@ class Towers:
     title_dim: int = 384
     ngrams: NgramSpec | None = None
     weight: float = 0.5
+    teacher_prefix: str | None = None
 
 
 def prepare(towers: Towers, folder: Path) -> tuple[EncoderSpec, ImageTower | None, TitleTower | None]:

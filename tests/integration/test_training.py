@@ -345,7 +345,7 @@ def test_a_run_that_is_killed_while_writing_leaves_the_old_bundle(place: Place, 
         ("--head", "subcenter", "--centres", "2"),
         ("--head", "curricular", "--fusion", "concat-norm"),
         ("--fusion", "concat-norm", "--ngram-dim", "0"),
-        ("--distil", "2", "--title-layers", "0", "--int8-words", "--colours"),
+        ("--distil", "2", "--title-layers", "0", "--int8-words", "--colours", "--teacher-prefix", "query: "),
     ],
     ids=" ".join,
 )
