@@ -187,7 +187,7 @@ def _scales(tower: ImageTower | TitleTower, sample: Tensor) -> Tensor:
     """Returns a factor for each feature: colours get `COLOUR_SHARE` of the variance to begin with."""
     scales = torch.ones(sample.shape[1])
     if isinstance(tower, ImageTower) and tower.spec.colours:
-        maps, histogram = (part.var(0).sum() for part in sample.split([sample.shape[1] - colours.WIDTH, colours.WIDTH], 1))
+        maps, histogram = (part.var(0).sum() for part in (sample[:, : -colours.WIDTH], sample[:, -colours.WIDTH :]))
         scales[-colours.WIDTH :] = (COLOUR_SHARE / (1 - COLOUR_SHARE) * maps / histogram).sqrt()
     return scales
 
