@@ -44,7 +44,8 @@ class ImageSpec(_Frozen):
         architecture: a timm name.
         weights: file of the bundle.
         pooling, gem_power: how the backbone's last maps become one row.
-        colours: whether a histogram of colours joins that row, see `app.encoders.colours`.
+        colours: True if a histogram of colours joins that row, see `app.encoders.colours`; None if not, so that the
+            fingerprints of bundles without one stay what they were.
         features: width of the row.
         dim: of the vector.
         projection: whether a linear layer leads from one to the other.
@@ -55,7 +56,7 @@ class ImageSpec(_Frozen):
     weights: str
     pooling: Literal["avg", "gem"]
     gem_power: Annotated[float, Field(ge=1, le=10)] = 3.0
-    colours: bool = False
+    colours: Literal[True] | None = None
     features: Positive
     dim: Positive
     projection: bool

@@ -41,7 +41,7 @@ def colour_histogram(photos: Tensor, maps: Tensor) -> Tensor:
     )  # fmt: skip
     hues = torch.einsum("npa,npb->npab", across, along).flatten(2)
     shares = torch.bmm((light * weights[:, :, None]).transpose(1, 2), hues).flatten(1)
-    return shares.clamp(min=0).sqrt()
+    return shares.sqrt()
 
 
 def _lab(photos: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
     features = _width(backbone, preprocessing.size) + (colours.WIDTH if options.colours else 0)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
-        colours=options.colours, features=features, dim=features, projection=False, preprocessing=preprocessing,
+        colours=options.colours or None, features=features, dim=features, projection=False, preprocessing=preprocessing,
     )  # fmt: skip
 
 

@@ -77,7 +77,8 @@ def test_colours_join_the_pooled_maps_of_any_family(architecture: str) -> None:
         architecture=architecture, weights="w", pooling="avg", features=own, dim=own, projection=False, preprocessing=how
     )
     plainly, coloured = (
-        ImageTower(spec.model_copy(update={"colours": on, "features": own + on * WIDTH})).eval() for on in (False, True)
+        ImageTower(spec.model_copy(update={"colours": on or None, "features": own + on * WIDTH})).eval()
+        for on in (False, True)
     )
     coloured.load_state_dict(plainly.state_dict())
     pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)

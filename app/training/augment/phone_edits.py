@@ -151,8 +151,7 @@ def shelf(image: Image.Image, random: np.random.Generator, others: Sequence[Imag
     thing = cut_out(image) or Image.new("L", image.size, 255)
     box = thing.getbbox() or (0, 0, *image.size)
     cell = (image.width / columns, image.height / rows)
-    scale = random.uniform(1.0, 1.35) * max(cell[0] / (box[2] - box[0]), cell[1] / (box[3] - box[1]))
-    scale = min(scale, 1.0)
+    scale = min(1.0, random.uniform(1.0, 1.35) * max(cell[0] / (box[2] - box[0]), cell[1] / (box[3] - box[1])))
     size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
     copy, mask = (part.crop(box).resize(size, _BILINEAR, reducing_gap=2.0) for part in (image, thing))
     for row in range(rows):
