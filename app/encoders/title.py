@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModel
 from app.core.spec import TitleSpec
 from app.encoders.ngrams import NgramPart, NgramReader, Ngrams
 
+_PART = 16  # titles read together on a CPU: measured in docs/performance.md
+
 
 @dataclass(frozen=True, slots=True)
 class TitleBatch:
@@ -47,9 +49,24 @@ class TitleTower(nn.Module):
         self.ngrams = NgramPart(spec.ngrams) if spec.ngrams else None
 
     def features(self, batch: TitleBatch) -> Tensor:
-        """Returns masked mean-pooled features, `(n, features)`, before projection and normalisation."""
-        states = self.backbone(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state.float()
-        weights = batch.mask.unsqueeze(-1).float()
+        """Returns masked mean-pooled features, `(n, features)`, before projection and normalisation.
+
+        On a CPU a batch is read in parts of similar length, each cut to its longest title: one long title makes all
+        others of its part as expensive. A GPU does the whole batch in one go sooner than several small parts.
+        """
+        if len(batch.ids) <= _PART or batch.ids.device.type != "cpu":
+            return self._pooled(batch.ids, batch.mask)
+        lengths = batch.mask.sum(1)
+        order = lengths.argsort(descending=True, stable=True)
+        pooled = [
+            self._pooled(batch.ids[rows, : lengths[rows[0]]], batch.mask[rows, : lengths[rows[0]]])
+            for rows in torch.split(order, _PART)
+        ]
+        return torch.cat(pooled)[order.argsort()]
+
+    def _pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
+        states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        weights = mask.unsqueeze(-1).float()
         pooled: Tensor = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
         return pooled
 

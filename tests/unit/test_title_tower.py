@@ -1,0 +1,52 @@
+"""The title tower reads a batch in parts of similar length; nobody must be able to tell from its vectors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from app.core.spec import EncoderSpec, FusionSpec
+from app.encoders import pretrained
+from app.encoders.multimodal import load_title_tower
+from app.encoders.title import TitleTokens, TitleTower
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[TitleTower, TitleTokens]:
+    folder = tmp_path_factory.mktemp("title")
+    options = pretrained.TitleOptions("", 48)
+    spec = pretrained.title_tower(str(tiny.title_encoder(folder)), options, folder, half=False)
+    tower = load_title_tower(EncoderSpec(image=None, title=spec, fusion=FusionSpec(weight=0.0)), folder)
+    return tower.eval(), TitleTokens(spec, folder / spec.tokenizer)
+
+
+def titles(count: int) -> list[str]:
+    """Of one to twenty words, in no order."""
+    return [" ".join(f"{'abcdefgh'[(n + k) % 8]}{k}" for k in range(1 + (n * 17) % 20)) for n in range(count)]
+
+
+def counted(tower: TitleTower, read: list[int]) -> torch.utils.hooks.RemovableHandle:
+    def note(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
+        read.append(inputs["input_ids"].numel())
+
+    return tower.backbone.register_forward_pre_hook(note, with_kwargs=True)
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 50])
+def test_features_are_those_of_each_title_alone(parts: tuple[TitleTower, TitleTokens], count: int) -> None:
+    tower, tokens = parts
+    with torch.no_grad():
+        together = tower.features(tokens(titles(count)))
+        alone = torch.cat([tower.features(tokens([title])) for title in titles(count)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_short_titles_do_not_pay_for_long_ones(parts: tuple[TitleTower, TitleTokens]) -> None:
+    tower, tokens = parts
+    batch, read = tokens(titles(64)), list[int]()
+    handle = counted(tower, read)
+    with torch.no_grad():
+        tower.features(batch)
+    handle.remove()
+    assert int(batch.mask.sum()) <= sum(read) < 0.8 * batch.ids.numel()
