@@ -96,6 +96,7 @@ def train(
     max_per_group: Annotated[int | None, typer.Option(help="Listings of a group per epoch. Default: 10.")] = None,
     augment_photos: Annotated[float | None, typer.Option(help="Strength, 0 for none. Default: 1.")] = None,
     augment_titles: Annotated[float | None, typer.Option(help="Strength, 0 for none. Default: 1.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the title tower's transformer. Default: its own.")] = None,
     freeze_words: Annotated[bool | None, typer.Option("--freeze-words", help="Leave word embeddings as they are.")] = None,
     freeze_title_layers: Annotated[int | None, typer.Option(help="Leave so many first layers as they are.")] = None,
     freeze_image_stages: Annotated[int | None, typer.Option(help="Leave so many first stages as they are.")] = None,

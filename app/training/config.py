@@ -37,6 +37,8 @@ class TrainingConfig(BaseModel):
         modality_dropout: how often a listing that has both shows the fused head only one of them.
         max_per_group: listings of one group that an epoch visits, so that large groups do not rule.
         augment_photos, augment_titles: strength of the augmentation, 0 for none.
+        dropout: of the title tower's transformer; None leaves what its configuration says. Distilling wants 0: a teacher
+            that is met only in a noisy state cannot be copied closely (measured in docs/experiments.md).
         freeze_words: leave the word embeddings of the title tower as they are.
         freeze_title_layers: leave so many of the title tower's first layers as they are.
         freeze_image_stages: leave the stem and so many of the image tower's first stages as they are.
@@ -70,6 +72,7 @@ class TrainingConfig(BaseModel):
     max_per_group: Annotated[int, Field(ge=1)] = 10
     augment_photos: Annotated[float, Field(ge=0, le=3)] = 1.0
     augment_titles: Annotated[float, Field(ge=0, le=3)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     freeze_words: bool = False
     freeze_title_layers: Annotated[int, Field(ge=0)] = 0
     freeze_image_stages: Annotated[int, Field(ge=0)] = 0

@@ -32,7 +32,7 @@ from app.training.dataset import ListingDataset
 from app.training.distil import Teacher, teacher_from
 from app.training.model import TrainingModel
 from app.training.start import PooledFeatures, Towers, begin, centres_from, features_of, prepare
-from app.training.trainer import Report, Run, Trainer, freeze, make_accelerator
+from app.training.trainer import Report, Run, Trainer, freeze, make_accelerator, set_dropout
 
 Ticks = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
@@ -97,7 +97,7 @@ def features_name(towers: Towers, items: Sequence[Item]) -> str:
 
 def run_name(config: TrainingConfig, towers: Towers, items: Sequence[Item]) -> str:
     """Names a run by everything that it depends on but the machine."""
-    fixed = config.model_dump(mode="json", exclude={"workers", "checkpoint_minutes", "precision"})
+    fixed = config.model_dump(mode="json", exclude={"workers", "checkpoint_minutes", "precision"}, exclude_none=True)
     told = json.dumps([fixed, repr(towers), fingerprint(items)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -162,6 +162,7 @@ def train(
             teacher = _teacher(towers, features, dataset, runtime, folder, ticks)
     model.requires_grad_(True)  # embedding the listings took it away
     freeze(model, config)
+    set_dropout(model, config)
     trainer = Trainer(model, dataset, tokens, config, Run(folder, name, resume), accelerator, teacher)
     trainer.train(report)
     return Trained(model.cpu().eval(), start, name, accelerator.is_main_process)

@@ -83,6 +83,14 @@ def freeze(model: TrainingModel, config: TrainingConfig) -> None:
             part.requires_grad_(False)
 
 
+def set_dropout(model: TrainingModel, config: TrainingConfig) -> None:
+    """Gives all dropout of the title tower the probability that the configuration names, if it names one."""
+    if model.title is not None and config.dropout is not None:
+        for module in model.title.tower.backbone.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.dropout
+
+
 def train_mode(model: TrainingModel) -> None:
     """Training mode, except for what `freeze` leaves alone."""
     model.train()

@@ -1,4 +1,4 @@
-"""Batch normalisation beside a tower: the identity at first, one linear layer with the projection at the end."""
+"""The model in training: normalisation beside a tower, and the dropout inside one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import torch
 
 from app.core.spec import ImageSpec, Preprocessing
 from app.encoders.image import ImageTower
-from app.training.model import NormalisedTower
+from app.encoders.pretrained import ImageOptions, TitleOptions
+from app.encoders.title import TitleTokens
+from app.training.config import TrainingConfig
+from app.training.model import NormalisedTower, TrainingModel
+from app.training.start import Towers, prepare
+from app.training.trainer import set_dropout
+from tests import tiny
 
 PIXELS = Preprocessing(size=32, framing="stretch", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 SPEC = ImageSpec(
@@ -58,3 +64,21 @@ def test_one_row_is_normalised_as_in_evaluation(tower: NormalisedTower[ImageTowe
     torch.testing.assert_close(alone, tower.eval()(rows)[:1])
     alone.sum().backward()
     assert tower.norm.bias.grad is not None
+
+
+@pytest.mark.parametrize(("dropout", "noisy"), [(None, True), (0.0, False), (0.3, True)])
+def test_dropout_is_what_the_configuration_says(
+    dropout: float | None, noisy: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("dropout")
+    towers = Towers(None, str(tiny.title_encoder(folder)), ImageOptions(), TitleOptions("", 24), title_dim=16)
+    spec, _, tower = prepare(towers, folder)
+    assert tower is not None
+    assert spec.title is not None
+    config = TrainingConfig(dropout=dropout)
+    model = TrainingModel(spec, None, tower, 2, config)
+    set_dropout(model, config)
+    batch = TitleTokens(spec.title, folder / spec.title.tokenizer)(["red shoe 42", "blue bag"])
+    calm = model.eval().title.tower.features(batch)  # type: ignore[union-attr]
+    trained = model.train().title.tower.features(batch)  # type: ignore[union-attr]
+    assert bool((calm - trained).abs().max() > 1e-4) is noisy
