@@ -162,8 +162,9 @@ def photo_tables(data: Path, fashion: Sequence[Row], random: np.random.Generator
         rows += [_listing(row, f"lone-{row['id']}") for row, _ in zip(rest, range(LONE), strict=False)]
         for _ in range(COPIES):
             rows += _with_copy(next(rest), random)
-        tables[part] = [{**row, "id": f"{part}-{n}"} for n, row in enumerate(rows)]
-    return tables
+        tables[part] = rows
+    # photos of one grocery product may share an id
+    return {name: [{**row, "id": f"{name}-{n}"} for n, row in enumerate(rows)] for name, rows in tables.items()}
 
 
 def _dealt(data: Path) -> Iterator[tuple[Row, str]]:
