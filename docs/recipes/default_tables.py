@@ -11,7 +11,8 @@ languages). OUT gets
     heldout.parquet                    thresholds are measured on it
 
 No product, family of colours, or fashion listing is in two of the last three. The products of samples/catalog.csv, with
-their colour siblings, and the shop `opencart-demo` are in heldout.parquet only.
+their colour siblings, and the shop `opencart-demo` are in heldout.parquet only. The titles of the Web Data Commons pairs
+in the last two are those that the recipe's folds keep away from the title tower.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ from PIL import Image
 
 from app.labelled.folds import fold_of
 from app.labelled.listings import Item, read_labelled
+from app.labelled.pairs import read_pairs
 from app.listings import Columns
 from app.training.augment.photo import PhotoAugmentation, augment
 from app.training.augment.title import TitleAugmentation, augment_title
+from app.training.run import apart
 
 Row = dict[str, Any]
 
-FOLDS = 8  # 0: heldout, 1: calibration, the others train
+FOLDS = 8  # of products with photos; 0: heldout, 1: calibration, the others train
+PAIR_FOLDS = 10  # of titles, likewise
 NEVER_TRAINED = "opencart-demo"
 FASHION_TITLES = 7000
 FASHION_PHOTOS = 3000
@@ -156,15 +160,30 @@ def photo_tables(data: Path, fashion: Sequence[Row], random: np.random.Generator
             tables[part].append(row)
     order = [fashion[n] for n in random.permutation(len(fashion))]
     tables["photos"] += [_listing(row, f"fashion-{row['id']}") for row in order[:FASHION_PHOTOS]]
-    rest = iter(order[FASHION_PHOTOS:])
+    rest, titled = iter(order[FASHION_PHOTOS:]), pair_titles(data)
     for part in ("calibration", "heldout"):
         rows = [_reworded(row, random) for row in tables[part]]
         rows += [_listing(row, f"lone-{row['id']}") for row, _ in zip(rest, range(LONE), strict=False)]
         for _ in range(COPIES):
             rows += _with_copy(next(rest), random)
-        tables[part] = rows
+        tables[part] = rows + titled[part]
     # photos of one grocery product may share an id
     return {name: [{**row, "id": f"{name}-{n}"} for n, row in enumerate(rows)] for name, rows in tables.items()}
+
+
+def pair_titles(data: Path) -> dict[str, list[Row]]:
+    """Returns the titles in the folds that `train --test-fold 0/10 --calibration-fold 1/10` keeps apart."""
+    files = sorted((data / "title-pairs").glob("wdc-*.csv.gz"))
+    items = apart(read_pairs(files, strict=False).items, "pairs", True)
+    folds = fold_of(items, PAIR_FOLDS)
+    return {
+        part: [
+            {"group": item.group, "title": item.title, "source": "wdc"}
+            for item, one in zip(items, folds.tolist(), strict=True)
+            if one == fold
+        ]
+        for fold, part in enumerate(("heldout", "calibration"))
+    }
 
 
 def _dealt(data: Path) -> Iterator[tuple[Row, str]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,92 +14,19 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from fastapi.testclient import TestClient
-from safetensors.torch import load_file
-from torch import Tensor
-from typer.testing import CliRunner
 
-from app.__main__ import cli
 from app.api.app import create_app
 from app.bootstrap import build_encoder, build_matcher
-from app.errors import AppError, BundleError, InvalidInput, InvalidListings, TrainingFailed, TrainingInterrupted
+from app.errors import AppError, BundleError, InvalidInput, InvalidListings, TrainingFailed
 from app.model_store import Bundle, load_bundle
 from app.settings import Settings
 from app.training.config import TrainingConfig
-from app.training.history import HISTORY, History, read_history
+from app.training.history import HISTORY
 from app.training.schedule import margin_at, rate_factor
-from tests import tiny
 from tests.api.calls import ask, found, put
 from tests.conftest import ROOT
 from tests.toys import EACH, as_parquet, toy_photo, toy_table, toy_title
-
-GROUPS = 60
-FOLDS = ("--test-fold", "0/4", "--calibration-fold", "1/4")
-EVERYTHING = ("--calibration-fold", "")
-SIZES = (
-    "--device", "cpu", "--image-size", "32", "--image-dim", "16", "--title-dim", "16", "--ngram-dim", "32",
-    "--max-tokens", "24",
-)  # fmt: skip
-LEARNS = (
-    "--epochs", "10", "--batch-size", "24", "--learning-rate", "1e-3", "--head-rate", "1e-2", "--scale", "16",
-    "--margin", "0.2", "--margin-start", "0.2", "--augment-photos", "0.2", "--augment-titles", "0.2",
-)  # fmt: skip
-# three epochs of three batches; dropout, augmentation and everything that a head may remember are on
-SHORT = (*SIZES, *EVERYTHING, "--epochs", "3", "--batch-size", "16", "--storage", "fp32", "--head", "curricular")
-UPDATES = 9
-
-Weights = dict[str, Tensor]
-
-
-class Place:
-    """Encoders, tables and a way to call the commands."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.image, self.title = tiny.image_encoder(folder), tiny.title_encoder(folder)
-        self.towers = ("--image-encoder", self.image, "--title-encoder", self.title)
-        self.large = toy_table(folder / "large", GROUPS)
-        self.small = toy_table(folder / "small", 12)
-
-    def train(self, out: Path, *options: str | Path) -> Bundle:
-        run("train", "--out", out, *options)
-        return load_bundle(out)
-
-    def short(self, out: Path, *options: str | Path) -> Bundle:
-        return self.train(out, "--listings", self.small, *self.towers, *SHORT, *options)
-
-
-def run(*arguments: str | Path) -> str:
-    outcome = CliRunner().invoke(cli, [str(one) for one in arguments], catch_exceptions=False)
-    assert outcome.exit_code == 0, outcome.output
-    return outcome.output
-
-
-def course(out: Path) -> list[dict[str, float]]:
-    return read_history(out.with_name(f"{out.name}.run") / HISTORY)
-
-
-def weights(folder: Path) -> Weights:
-    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
-    return {f"{number}.{name}": tensor for number, file in enumerate(files) for name, tensor in file.items()}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def trained(place: Place) -> Bundle:
-    """A bundle that has learned something; its fold 0/4 was kept apart."""
-    return place.train(place.folder / "trained", "--listings", place.large, *place.towers, *SIZES, *FOLDS, *LEARNS)
-
-
-@pytest.fixture(scope="module")
-def whole(place: Place) -> Path:
-    """A short run that nothing interrupted."""
-    place.short(place.folder / "whole")
-    assert [one["update"] for one in course(place.folder / "whole")] == list(range(1, UPDATES + 1))
-    return place.folder / "whole"
+from tests.training import EVERYTHING, GROUPS, SHORT, SIZES, UPDATES, Place, course, run, weights
 
 
 def measured(bundle: Path, table: Path) -> dict[str, float]:
@@ -223,119 +148,6 @@ def test_groups_of_two_tables_of_one_name_are_different(place: Place, tmp_path: 
 
 
 # --- interruptions
-
-
-@pytest.mark.parametrize(("how", "error"), [("SIGTERM", TrainingInterrupted), ("crash", ConnectionError)])
-def test_an_interrupted_run_goes_on_exactly(
-    place: Place, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, error: type[Exception]
-) -> None:
-    out, add = tmp_path / "whole", History.add
-
-    def interrupting(self: History, record: dict[str, float]) -> None:
-        add(self, record)
-        if record["update"] in (2, 5):  # in the middle of the first and of the second epoch
-            if how == "SIGTERM":
-                os.kill(os.getpid(), signal.SIGTERM)
-            elif record["update"] == 5:  # whatever it is: the checkpoint is that of the last epoch
-                raise ConnectionError("the disk is gone")
-
-    monkeypatch.setattr(History, "add", interrupting)
-    with pytest.raises(error, match="--resume" if how == "SIGTERM" else "gone"):
-        place.short(out)
-    if how == "SIGTERM":
-        assert [one["update"] for one in course(out)] == [1, 2]
-        assert not out.exists()
-        with pytest.raises(error, match="epoch 2 of 3"):
-            place.short(out, "--resume")
-    assert [one["update"] for one in course(out)] == [1, 2, 3, 4, 5]
-    monkeypatch.undo()
-    assert not out.exists()
-    resumed = place.short(out, "--resume")
-    assert course(out) == course(whole)
-    assert resumed.fingerprint == load_bundle(whole).fingerprint
-
-
-def test_without_resume_everything_is_done_again(
-    place: Place, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add = History.add
-
-    def interrupting(self: History, record: dict[str, float]) -> None:
-        add(self, record)
-        if record["update"] == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(History, "add", interrupting)
-    with pytest.raises(TrainingInterrupted, match="--resume"):
-        place.short(tmp_path / "out")
-    monkeypatch.undo()
-    again = place.short(tmp_path / "out")
-    assert course(tmp_path / "out") == course(whole)
-    assert again.fingerprint == load_bundle(whole).fingerprint
-
-
-def test_a_run_that_is_over_only_writes_its_bundle_again(place: Place, whole: Path) -> None:
-    before, records = load_bundle(whole).fingerprint, course(whole)
-    assert place.short(whole, "--resume").fingerprint == before
-    assert course(whole) == records
-
-
-@pytest.mark.parametrize(("option", "given"), [("--seed", "5"), ("--weight", "0.4"), ("--listings", "LARGE")])
-def test_another_run_does_not_go_on_from_this_checkpoint(place: Place, whole: Path, option: str, given: str) -> None:
-    records, value = course(whole), place.large if given == "LARGE" else given
-    with pytest.raises(InvalidInput, match=r"other options or other listings.*leave --resume out"):
-        place.short(whole, option, value, "--resume")
-    assert course(whole) == records
-
-
-def test_nothing_to_go_on_from_is_said(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"there is no checkpoint.*leave --resume out"):
-        place.short(tmp_path / "out", "--resume")
-
-
-def test_a_failure_while_writing_leaves_the_old_bundle_and_nothing_else(
-    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
-    beside = set(whole.parent.iterdir())
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("app.training.finish.write_card", full)
-    with pytest.raises(OSError, match="No space left"):
-        place.short(whole, "--resume")
-    assert {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()} == before
-    assert set(whole.parent.iterdir()) == beside
-
-
-def killed_while_writing(arguments: list[str]) -> None:
-    """In a process of its own: all files are written, and the new bundle is about to take the old one's place."""
-    torch.set_num_threads(1)  # those of the parent are gone
-
-    def die(new: Path, folder: Path) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.model_store.replace_folder", die)
-        cli(arguments)
-
-
-def test_a_run_that_is_killed_while_writing_leaves_the_old_bundle(place: Place, whole: Path) -> None:
-    before = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
-    given = ("train", "--out", whole, "--listings", place.small, *place.towers, *SHORT, "--resume")
-    child = multiprocessing.get_context("fork").Process(target=killed_while_writing, args=([str(one) for one in given],))
-    child.start()
-    child.join(600)
-    child.kill()  # if it hangs; it is dead otherwise
-    assert child.exitcode == -signal.SIGKILL
-    assert list(whole.parent.glob(".whole.*/bundle.json"))  # so far did it come
-    assert {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()} == before
-    fingerprint = load_bundle(whole).fingerprint
-    assert place.short(whole, "--resume").fingerprint == fingerprint
-
-
-# --- variants
 
 
 @pytest.mark.parametrize(
