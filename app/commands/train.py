@@ -100,6 +100,9 @@ def train(
     freeze_words: Annotated[bool | None, typer.Option("--freeze-words", help="Leave word embeddings as they are.")] = None,
     freeze_title_layers: Annotated[int | None, typer.Option(help="Leave so many first layers as they are.")] = None,
     freeze_image_stages: Annotated[int | None, typer.Option(help="Leave so many first stages as they are.")] = None,
+    freeze_projections: Annotated[
+        bool | None, typer.Option("--freeze-projections", help="Leave the projections as they begin; only backbones learn.")
+    ] = None,
     distil: Annotated[float | None, typer.Option(help="Weight of staying close to the pretrained towers.")] = None,
     keep: Annotated[float | None, typer.Option(help="Share of the pretrained weights blended back in.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: fp32.")] = None,

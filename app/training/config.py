@@ -41,6 +41,8 @@ class TrainingConfig(BaseModel):
             that is met only in a noisy state cannot be copied closely (measured in docs/experiments.md).
         freeze_words: leave the word embeddings of the title tower as they are.
         freeze_title_layers: leave so many of the title tower's first layers as they are.
+        freeze_projections: leave the projections as they begin, principal components, so that only the backbones learn. What
+            a projection learns from few kinds of products it forgets of all others (measured in docs/experiments.md).
         freeze_image_stages: leave the stem and so many of the image tower's first stages as they are.
         distil: weight of the loss that keeps each tower's pooled features close to those of the towers it started from.
         keep: share of the starting backbone's weights that is blended back in at the end (Wortsman et al., "Robust
@@ -76,6 +78,7 @@ class TrainingConfig(BaseModel):
     freeze_words: bool = False
     freeze_title_layers: Annotated[int, Field(ge=0)] = 0
     freeze_image_stages: Annotated[int, Field(ge=0)] = 0
+    freeze_projections: bool = False
     distil: Annotated[float, Field(ge=0, le=1000)] = 0.0
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -68,6 +68,10 @@ def freeze(model: TrainingModel, config: TrainingConfig) -> None:
 
     Their running statistics come from millions of photos, those of a batch from sixty-four.
     """
+    for tower in (model.image, model.title):
+        if tower is not None and config.freeze_projections:
+            tower.projection.requires_grad_(False)
+            tower.norm.requires_grad_(False)
     if model.title is not None:
         backbone = model.title.tower.backbone
         if config.freeze_words:
@@ -94,6 +98,9 @@ def set_dropout(model: TrainingModel, config: TrainingConfig) -> None:
 def train_mode(model: TrainingModel) -> None:
     """Training mode, except for what `freeze` leaves alone."""
     model.train()
+    for tower in (model.image, model.title):
+        if tower is not None and model.config.freeze_projections:
+            tower.norm.eval()
     if model.image is not None:
         for module in model.image.tower.backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -77,8 +77,9 @@ def main() -> None:
     random = np.random.default_rng(5)
     fashion = pq.read_table(options.data / "fashion.parquet", columns=["id", "title", "image"]).to_pylist()
     write_csv(options.out / "parallel.csv", parallel_titles(options.annotations / "annotations", random))
-    write_csv(options.out / "titles.csv", fashion_titles(fashion, random))
-    for name, rows in photo_tables(options.data, fashion, random).items():
+    titles = fashion_titles(fashion, random)
+    write_csv(options.out / "titles.csv", titles)
+    for name, rows in photo_tables(options.data, fashion, {row["title"] for row in titles}, random).items():
         pq.write_table(pa.Table.from_pylist(rows), options.out / f"{name}.parquet")
         print(f"{name}.parquet: {len(rows):,} listings, {len({row['group'] for row in rows}):,} groups")
 
@@ -152,15 +153,15 @@ def fashion_titles(fashion: Sequence[Row], random: np.random.Generator) -> list[
 # photos
 
 
-def photo_tables(data: Path, fashion: Sequence[Row], random: np.random.Generator) -> dict[str, list[Row]]:
-    """Returns the listings of photos, calibration and heldout."""
+def photo_tables(data: Path, fashion: Sequence[Row], known: set[str], random: np.random.Generator) -> dict[str, list[Row]]:
+    """Returns the listings of photos, calibration and heldout; `known` are the titles that train the title tower."""
     tables: dict[str, list[Row]] = {"photos": [], "calibration": [], "heldout": []}
     for row, part in _dealt(data):
         if part == "photos" or _wanted(row, tables[part]):
             tables[part].append(row)
     order = [fashion[n] for n in random.permutation(len(fashion))]
     tables["photos"] += [_listing(row, f"fashion-{row['id']}") for row in order[:FASHION_PHOTOS]]
-    rest, titled = iter(order[FASHION_PHOTOS:]), pair_titles(data)
+    rest, titled = (row for row in order[FASHION_PHOTOS:] if row["title"] not in known), pair_titles(data)
     for part in ("calibration", "heldout"):
         rows = [_reworded(row, random) for row in tables[part]]
         rows += [_listing(row, f"lone-{row['id']}") for row, _ in zip(rest, range(LONE), strict=False)]

@@ -147,7 +147,7 @@ def test_groups_of_two_tables_of_one_name_are_different(place: Place, tmp_path: 
     assert bundle.manifest.data["training"]["groups"] == 8
 
 
-# --- interruptions
+# --- variants
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,21 @@ def test_frozen_parts_do_not_change_and_the_rest_does(place: Place, tmp_path: Pa
     statistics = {name for name in before if "running_" in name or "num_batches" in name}  # of a photo backbone never move
     assert {part for part in held if any(part in name for name in expected)} == set(held)
     assert expected | statistics == same
+
+
+def test_frozen_projections_stay_what_they_begin_as(place: Place, tmp_path: Path) -> None:
+    """They follow from the features alone, so that two runs that learn differently have the same ones."""
+    found = []
+    for rate in ("1e-3", "1e-4"):
+        options = ("--freeze-projections", "--learning-rate", rate)
+        place.short(tmp_path / rate, *options)
+        found.append(weights(tmp_path / rate))
+    one, other = found
+    projections = [name for name in one if ".projection." in name]
+    assert len(projections) == 4
+    for name in projections:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-6)
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items() if ".backbone." in name)
 
 
 def test_keep_blends_the_starting_weights_back_in_exactly(place: Place, whole: Path, tmp_path: Path) -> None:

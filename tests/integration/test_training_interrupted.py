@@ -125,6 +125,3 @@ def test_a_run_that_is_killed_while_writing_leaves_the_old_bundle(place: Place, 
     assert {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()} == before
     fingerprint = load_bundle(whole).fingerprint
     assert place.short(whole, "--resume").fingerprint == fingerprint
-
-
-# --- variants
