@@ -18,9 +18,10 @@ from app.evaluation.features import Features
 from app.labelled.listings import Item
 
 GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
-# no smaller ones: a small random draw holds few look-alikes, a small shop of one kind of thing holds many
-SIZES = (1000, 3000, 10_000, 30_000)
-DRAWS = 3
+# the smallest are for small shops of many kinds of things; one of a single kind holds more look-alikes than they expect
+SIZES = (100, 300, 1000, 3000, 10_000, 30_000)
+DRAWN_ROWS = 3000  # by all draws of one size together, so that a small gallery is no matter of luck
+MIN_DRAWS = 3
 MIN_ROWS = 50
 Criterion = Literal["decision", "f1"]
 NEEDED = {modality: flags for flags, modality in MODALITY_OF.items()}
@@ -73,7 +74,8 @@ def fit_thresholds(data: Labelled, fusion: Fusion, criterion: Criterion = "decis
     for modality in NEEDED:
         vectors, groups = _of_modality(data, fusion, modality)
         for size in [s for s in SIZES if s < len(vectors)] + ([len(vectors)] if len(vectors) >= MIN_ROWS else []):
-            draws = [_draw(groups, size, seed + draw) for draw in range(DRAWS if size < len(vectors) else 1)]
+            count = max(MIN_DRAWS, DRAWN_ROWS // size) if size < len(vectors) else 1
+            draws = [_draw(groups, size, seed + draw) for draw in range(count)]
             curves = [threshold_curve(vectors[kept], groups[kept], GRID) for kept in draws]
             worth = np.mean([getattr(curve, criterion) for curve in curves], axis=0)
             points.append(_point(modality, size, curves, middle_of_best(worth)))

@@ -48,7 +48,7 @@ NEVER_TRAINED = "opencart-demo"
 FASHION_TITLES = 7000
 FASHION_PHOTOS = 3000
 LONE = 1200  # fashion listings that match nothing, in calibration and in heldout
-COPIES = 150  # fashion listings with an edited copy, likewise
+COPIES = 75  # fashion listings with an edited copy, likewise
 PHONE_PHOTOS = 12  # of a grocery product, in calibration and in heldout
 SAMPLE_SOURCES = {
     "GroceryStoreDataset": "grocery",

@@ -81,9 +81,8 @@ def test_an_edited_copy_with_a_reworded_title_finds_its_product_first(sample: Ma
     ]
     best = [answer.matches[0].product.id for answer in sample.match(asked, MatchOptions(threshold=-1))]
     assert best == [product["id"] for product in products]
-    # four words of advertising drown a title of three: some fall below the threshold, 13 of 88 by the card
     enough = [bool(answer.matches) for answer in sample.match(asked, MatchOptions())]
-    assert sum(enough) >= 0.8 * len(enough)
+    assert sum(enough) >= 0.98 * len(enough)  # all of them, by the card
 
 
 def test_another_product_of_the_same_kind_is_no_match(sample: Matcher) -> None:
@@ -100,7 +99,7 @@ def test_garments_are_confused_as_rarely_as_the_card_says(sample: Matcher) -> No
         for match in sample.matches_of(product["id"], MatchOptions()).matches
         if model_of(match.product.id) != model_of(product["id"])  # colours of one model often share their title
     }
-    assert len(confused) <= 5
+    assert len(confused) <= 10  # 9 by the card
 
 
 def model_of(product_id: str) -> str:

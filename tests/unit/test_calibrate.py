@@ -71,13 +71,13 @@ def test_only_rows_with_the_modality_count() -> None:
     fused[:60, 120:] = 0
     points = fit_thresholds(Labelled(fused, flags, groups), Fusion(0.5, 120, 120))
     assert [(point.modality, point.gallery) for point in points] == [
-        ("fused", 60), ("image", 120), ("title", 60),
+        ("fused", 60), ("image", 100), ("image", 120), ("title", 60),
     ]  # fmt: skip
 
 
 def test_thresholds_rise_with_the_gallery() -> None:
     points = fit_thresholds(crowd(1000), Fusion(1, 12, 0))
-    assert [point.gallery for point in points] == [1000, 2000]
+    assert [point.gallery for point in points] == [100, 300, 1000, 2000]
     assert points[-1].threshold > points[0].threshold + 0.01
     assert points[-1].f1 < points[0].f1
     thresholds = thresholds_of(points)
