@@ -146,7 +146,7 @@ def _drawn(
 def fashion_titles(fashion: Sequence[Row], random: np.random.Generator) -> list[Row]:
     """Returns distinct titles; the same title names many products, so equal ones must not be different groups."""
     distinct = sorted({row["title"]: str(row["id"]) for row in fashion if row["title"]}.items())
-    chosen = random.choice(len(distinct), FASHION_TITLES, replace=False)
+    chosen = random.choice(len(distinct), min(FASHION_TITLES, len(distinct) // 2), replace=False)
     return [{"id": distinct[n][1], "title": distinct[n][0]} for n in sorted(chosen)]
 
 
@@ -165,8 +165,8 @@ def photo_tables(data: Path, fashion: Sequence[Row], known: set[str], random: np
     for part in ("calibration", "heldout"):
         rows = [_reworded(row, random) for row in tables[part]]
         rows += [_listing(row, f"lone-{row['id']}") for row, _ in zip(rest, range(LONE), strict=False)]
-        for _ in range(COPIES):
-            rows += _with_copy(next(rest), random)
+        for _, row in zip(range(COPIES), rest, strict=False):
+            rows += _with_copy(row, random)
         tables[part] = rows + titled[part]
     # photos of one grocery product may share an id
     return {name: [{**row, "id": f"{name}-{n}"} for n, row in enumerate(rows)] for name, rows in tables.items()}
@@ -189,7 +189,8 @@ def pair_titles(data: Path) -> dict[str, list[Row]]:
 
 def _dealt(data: Path) -> Iterator[tuple[Row, str]]:
     """Yields the listings of groceries and shops, and the table that each belongs to."""
-    sample = list(csv.DictReader((Path(__file__).parents[2] / "samples" / "catalog.csv").open(encoding="utf-8")))
+    with (Path(__file__).parents[2] / "samples" / "catalog.csv").open(encoding="utf-8") as stream:
+        sample = list(csv.DictReader(stream))
     known = [(SAMPLE_SOURCES[one["source"]], _words(one["title"])) for one in sample]
     for name in ("grocery", "shops"):
         file = data / f"{name}.parquet"
