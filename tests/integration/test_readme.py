@@ -56,7 +56,7 @@ def test_the_command_line_then_the_api(folder: Path) -> None:
         run(command, folder)
     with (folder / "matches.csv").open(encoding="utf-8", newline="") as stream:
         answered = {row["query"] for row in csv.DictReader(stream)}
-    assert answered >= {"q01", "q08"}
+    assert answered >= {"q01", "q08e"}
     with running_service(folder, ROOT / "model_store" / "default") as url:
         answers = [run(command.replace("http://127.0.0.1:8000", url), folder) for command in calls]
     shown = iter(blocks("json"))
