@@ -97,7 +97,7 @@ def features_name(towers: Towers, items: Sequence[Item]) -> str:
 
 def run_name(config: TrainingConfig, towers: Towers, items: Sequence[Item]) -> str:
     """Names a run by everything that it depends on but the machine."""
-    fixed = config.model_dump(mode="json", exclude={"workers", "checkpoint_minutes", "precision"}, exclude_none=True)
+    fixed = config.model_dump(mode="json", exclude={"workers", "checkpoint_minutes", "precision"})
     told = json.dumps([fixed, repr(towers), fingerprint(items)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
