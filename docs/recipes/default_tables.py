@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from app.labelled.folds import fold_of
-from app.labelled.listings import Item, read_labelled
+from app.labelled.listings import read_labelled
 from app.labelled.pairs import read_pairs
 from app.listings import Columns
 from app.training.augment.photo import PhotoAugmentation, augment
@@ -198,7 +198,7 @@ def _dealt(data: Path) -> Iterator[tuple[Row, str]]:
         families = {row["id"]: _family(row) for row in rows}
         items = read_labelled(file, Columns(), strict=False).items
         items = [replace(item, family=families[item.id]) for item in items]
-        folds = {_family_key(item): fold for item, fold in zip(items, fold_of(items, FOLDS).tolist(), strict=True)}
+        folds = {families[item.id]: fold for item, fold in zip(items, fold_of(items, FOLDS).tolist(), strict=True)}
         shown = {families[row["id"]] for row in rows if _in_sample(row, name, known)}
         for row in rows:
             family = families[row["id"]]
@@ -212,10 +212,6 @@ def _family(row: Row) -> str:
     """The colours of one garment; the items of the Picking Challenge are all of one "family", the year."""
     family = row.get("family") if row.get("source") != "apc-items" else None
     return str(family or row["group"])
-
-
-def _family_key(item: Item) -> str:
-    return str(item.family)
 
 
 def _in_sample(row: Row, name: str, known: Sequence[tuple[str, frozenset[str]]]) -> bool:
