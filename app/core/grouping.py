@@ -2,8 +2,8 @@
 
 Chains of doubtful pairs must not join half of a catalog, so groups are grown by average linkage (Sokal and Michener, 1958):
 two groups are joined as long as the mean probability over *all* pairs between them reaches a bound. A pair that nobody
-proposed counts as impossible. Equal choices are settled by position: callers who sort their listings by id get the same groups
-from a catalog in any order.
+proposed counts as impossible. Equal choices are settled by position: callers who sort their listings by id get the same
+groups from a catalog in any order.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def with_one_more(rows: Rows, others: Rows, probability: Doubles, taken: Flags, 
     """Gives every listing without a match its best candidate ("min2"): right only where every listing has a match.
 
     Args:
-        rows, others, probability: `(p,)` candidate pairs, as in `edges_of`.
+        rows: `(p,)` who asked, as in `edges_of`.
+        others: `(p,)` whom it was asked about.
+        probability: `(p,)` of each.
         taken: `(p,)`, the pairs that are matches already.
         n: listings.
 
