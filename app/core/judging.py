@@ -1,0 +1,83 @@
+"""From the pair model's raw opinion to a probability, and from a probability to a decision: all that is fitted, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.core.pairs import FEATURES
+from app.errors import InvalidInput
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Doubles = NDArray[np.float64]
+Decision = Literal["match", "review", "no-match"]
+Setting = Literal["context", "alone"]
+
+
+class PairSpec(BaseModel):
+    """The pair model of a bundle, as its manifest has it.
+
+    Attributes:
+        weights: LightGBM's text file in the bundle.
+        features: what it reads, in order; a version of the program that computes others refuses the bundle.
+        calibration: raw opinion (log-odds) -> probability as a rising broken line, for pairs in a neighbourhood (`context`)
+            and for two products alone (`alone`).
+        precision: (precision, smallest probability) of candidate pairs that reach it, both rising.
+        match: from this probability on, a pair is a match.
+        review: below it and from this one on, somebody should look.
+        group: mean probability between two groups that are joined, see `app.core.grouping`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str
+    features: tuple[str, ...]
+    calibration: dict[Setting, tuple[tuple[float, Probability], ...]]
+    precision: tuple[tuple[Probability, Probability], ...]
+    match: Probability
+    review: Probability
+    group: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PairSpec:
+        if self.features != FEATURES:
+            raise ValueError("the pair model reads other evidence than this version collects: run calibrate again")
+        if self.review > self.match:
+            raise ValueError("the bound of review lies above that of match")
+        if set(self.calibration) != {"context", "alone"}:
+            raise ValueError("calibration needs a line for pairs in context and for pairs alone")
+        for line in (*self.calibration.values(), self.precision):
+            if not line or any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(line)):
+                raise ValueError("the lines of the pair model must rise")
+        return self
+
+    def calibrated(self, raw: Doubles, setting: Setting) -> Doubles:
+        """Turns raw opinions `(m,)` into probabilities `(m,)`."""
+        x, y = np.array(self.calibration[setting], np.float64).T
+        found: Doubles = np.interp(raw, x, y)
+        return found
+
+    def bound_for(self, precision: float) -> float:
+        """Returns the smallest probability at which candidate pairs are right as often as wanted.
+
+        Raises:
+            InvalidInput: the model was never that precise when it was calibrated.
+        """
+        wanted, bounds = np.array(self.precision, np.float64).T
+        if precision > wanted[-1]:
+            raise InvalidInput(
+                f"this model reaches a precision of {wanted[-1]:.3f} at most: ask for that, or calibrate with more listings."
+            )
+        return round(float(np.interp(precision, wanted, bounds)), 6)
+
+    def decide(self, probability: float, bounds: Mapping[str, float] | None = None) -> Decision:
+        """Returns what to do with a pair; `bounds` (`match`, `review`) override the model's own."""
+        own = {"match": self.match, "review": self.review, **(bounds or {})}
+        if probability >= own["match"]:
+            return "match"
+        return "review" if probability >= own["review"] else "no-match"

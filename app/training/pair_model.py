@@ -1,0 +1,165 @@
+"""Fitting the pair model: gradient-boosted trees on candidate pairs, calibrated on pairs that the trees have not seen.
+
+Groups are dealt into folds; the trees of all but one judge that one, so every pair gets an opinion of trees that never saw
+its group. To these opinions the calibration is fitted (isotonic regression: Zadrozny and Elkan, KDD 2002), and the bounds.
+The trees that are kept see all folds (LightGBM: Ke et al., NeurIPS 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from app.core.group_metrics import group_metrics
+from app.core.grouping import average_linkage, edges_of
+from app.core.judging import PairSpec, Setting
+from app.core.neighbourhood import TOGETHER
+from app.core.pairs import FEATURES
+from app.core.product import Floats
+from app.errors import InvalidListings
+from app.evaluation.evidence import Table
+
+FILE = "pair_model.txt"
+FOLDS = 5
+ROUNDS = 400
+MIN_PAIRS = 50  # of either kind
+KNOTS = 64
+PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
+GROUP_BOUNDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+REVIEWED = 0.98  # of the true candidate pairs are matches or come to review
+RISING = {
+    "image",
+    "title",
+    "score",
+    "raised",
+    "blended_1",
+    "blended_2",
+    "blended_3",
+}  # more of it never speaks against a pair
+FALLING = {"distance"}
+
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A pair model: its specification, its trees as text, and what held-out pairs were thought to be.
+
+    Attributes:
+        probability: `(pairs,)` of each pair of the table, by trees that did not see its group.
+    """
+
+    spec: PairSpec
+    text: str
+    probability: Doubles
+
+
+def fit_pair_model(
+    table: Table, labels: Rows, seed: int = 0, tick: Callable[[int], None] = lambda _: None, rounds: int = ROUNDS
+) -> Fitted:
+    """Fits trees, calibration and bounds.
+
+    Args:
+        table: candidate pairs of listings that the towers were not trained on.
+        labels: `(n,)` group of each listing.
+        seed: of folds and trees.
+        tick: called with 1 after each of `FOLDS + 1` fits.
+        rounds: trees.
+
+    Raises:
+        InvalidListings: fewer than `MIN_PAIRS` pairs are the same, or differ.
+    """
+    same = int(table.same.sum())
+    if min(same, len(table.same) - same) < MIN_PAIRS:
+        raise InvalidListings(
+            f"a pair model needs {MIN_PAIRS} candidate pairs of one group and {MIN_PAIRS} of two, there are {same:,} and "
+            f"{len(table.same) - same:,}: give it more labelled listings."
+        )
+    lonely = without_context(table.evidence)
+    fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
+    raw: dict[Setting, Doubles] = {"context": np.zeros(len(table.same)), "alone": np.zeros(len(table.same))}
+    for number in range(FOLDS):
+        asked = fold[table.rows] == number
+        seen = (fold[table.rows] != number) & (fold[table.others] != number)
+        trees = _trees(table.evidence[seen], lonely[seen], table.same[seen], seed, rounds)
+        raw["context"][asked] = trees.predict(table.evidence[asked], raw_score=True)
+        raw["alone"][asked] = trees.predict(lonely[asked], raw_score=True)
+        tick(1)
+    final = _trees(table.evidence, lonely, table.same, seed, rounds)
+    tick(1)
+    calibration = {name: _line(opinions, table.same) for name, opinions in raw.items()}
+    probability = np.interp(raw["context"], *np.array(calibration["context"]).T)
+    spec = PairSpec(
+        weights=FILE,
+        features=FEATURES,
+        calibration=calibration,
+        precision=_precision(probability, table.same),
+        **_bounds(probability, table, labels),
+    )
+    return Fitted(spec, final.model_to_string(), probability)
+
+
+def without_context(evidence: Floats) -> Floats:
+    """Returns evidence as it would be for two products and nothing else."""
+    alone = evidence.copy()
+    alone[:, [FEATURES.index(name) for name in (*TOGETHER, "rare", "log_gallery")]] = np.nan
+    return alone
+
+
+def _trees(evidence: Floats, lonely: Floats, same: Flags, seed: int, rounds: int) -> lightgbm.Booster:
+    monotone = [1 if name in RISING else -1 if name in FALLING else 0 for name in FEATURES]
+    parameters = {
+        "objective": "binary", "num_leaves": 31, "learning_rate": 0.03, "min_child_samples": 40, "feature_fraction": 0.6,
+        "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0, "monotone_constraints": monotone,
+        "seed": seed, "deterministic": True, "force_row_wise": True,
+        "num_threads": 1, "verbosity": -1,
+    }  # fmt: skip
+    data = lightgbm.Dataset(
+        np.concatenate([evidence, lonely]), np.concatenate([same, same]).astype(np.float32), feature_name=list(FEATURES)
+    )
+    return lightgbm.train(parameters, data, rounds)
+
+
+def _line(raw: Doubles, same: Flags) -> tuple[tuple[float, float], ...]:
+    """Fits the broken line from raw opinions to probabilities, and thins it out."""
+    step = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(raw, same)
+    edges = np.unique(np.quantile(raw, np.linspace(0, 1, 4 * KNOTS)))
+    centres = np.unique(np.concatenate([[raw.min()], (edges[1:] + edges[:-1]) / 2, [raw.max()]]))
+    values = step.predict(centres)
+    kept = np.ones(len(centres), np.bool_)
+    kept[1:-1] = np.abs(values[1:-1] - values[:-2]) > 1e-3  # flat parts need no knots
+    return tuple((round(float(x), 5), round(float(y), 5)) for x, y in zip(centres[kept], values[kept], strict=True))
+
+
+def _precision(probability: Doubles, same: Flags) -> tuple[tuple[float, float], ...]:
+    """Returns for each of `PRECISIONS` that is reached the smallest probability above which pairs are right that often."""
+    order = np.argsort(-probability, kind="stable")
+    sorted_p = probability[order]
+    last = np.flatnonzero(np.append(np.diff(sorted_p) != 0, True))
+    precision = (np.cumsum(same[order]) / np.arange(1, len(order) + 1))[last]
+    found: list[tuple[float, float]] = []
+    for wanted in PRECISIONS:
+        reached = np.flatnonzero(precision >= wanted)
+        if len(reached):
+            found.append((float(wanted), max(float(sorted_p[last[reached[-1]]]), found[-1][1] if found else 0.0)))
+    return tuple(found) or ((0.5, 1.0),)
+
+
+def _bounds(probability: Doubles, table: Table, labels: Rows) -> dict[str, float]:
+    """Finds the bound of a match by the F1 of pairs, that of review by recall, that of groups by the F1 of groups."""
+    grid = np.arange(0.05, 0.96, 0.01)
+    right = np.array([(table.same & (probability >= bound)).sum() for bound in grid])
+    found = np.array([(probability >= bound).sum() for bound in grid])
+    match = float(grid[(2 * right / (found + table.same.sum())).argmax()])
+    review = float(np.quantile(probability[table.same], 1 - REVIEWED))
+    edges = edges_of(table.rows, table.others, probability)
+    scores = [group_metrics(average_linkage(edges, len(labels), bound), labels).competition_f1 for bound in GROUP_BOUNDS]
+    group = GROUP_BOUNDS[int(np.argmax(scores))]
+    return {"match": round(match, 4), "review": round(min(review, match), 4), "group": group}
