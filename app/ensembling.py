@@ -71,7 +71,7 @@ def combine(
         spec = _spec(copied, joined, w)
         (folder / "README.md").write_text(_card(out.name, spec, copied, folder), "utf-8")
         texts = {text: _told(given, text) for text in ("origin", "training", "data")}
-        return new_manifest(out.name, spec, _thresholds(given, w), **texts)
+        return new_manifest(out.name, spec, _thresholds(given, w), None, **texts)
 
     return write_bundle(out, fill)
 

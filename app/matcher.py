@@ -122,7 +122,7 @@ class Matcher:
             return Query(embedding, options.threshold, options.limit, options.where, exclude)
         gallery = self.catalog.size(options.catalog)
         own = self.thresholds.at(embedding.modality, gallery)
-        partial = {modality: self.thresholds.at(modality, gallery) for modality in self.thresholds.points}
+        partial = self.thresholds.all_at(gallery)
         return Query(embedding, own, options.limit, options.where, exclude, partial)
 
     def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:

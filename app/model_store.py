@@ -6,11 +6,12 @@
         title.safetensors      weights of the title tower
         title_config.json      the transformer's configuration
         tokenizer.json         for the `tokenizers` library
+        pair_model.txt         LightGBM's trees over the evidence about a pair, if the bundle has a pair model
         README.md              the model card
 
 In an ensemble, the files of the parts stand side by side: `0-image.safetensors`, `1-image.safetensors`, ...
 
-No pickle, and no code: only safetensors and JSON are ever read.
+No pickle, and no code: only safetensors, JSON and the text of trees are ever read.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from app import __version__
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
+from app.core.judging import PairSpec
 from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, PartSpec, TitleSpec
 from app.errors import BundleError, ChecksumMismatch, DimensionMismatch, ManifestInvalid, ManifestMissing
 from app.files import replace_folder, sha256_of
@@ -46,7 +48,10 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`bundle.json`. `thresholds`: see `app.core.decision.Thresholds`; `parts`: of an ensemble; texts are for people."""
+    """`bundle.json`. `thresholds`: see `app.core.decision.Thresholds`; `parts`: of an ensemble; texts are for people.
+
+    `pairs` is the pair model; a bundle without one answers with scores alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +64,7 @@ class Manifest(BaseModel):
     fusion: FusionSpec
     parts: tuple[PartSpec, ...] = ()
     thresholds: dict[str, list[tuple[int, float]]]
+    pairs: PairSpec | None = None
     origin: dict[str, Any] = {}
     training: dict[str, Any] = {}
     data: dict[str, Any] = {}
@@ -71,7 +77,7 @@ class Manifest(BaseModel):
         unanswered = self.spec().modalities() - self.decision().points.keys()
         if unanswered:
             raise ValueError(f"thresholds for {', '.join(sorted(unanswered))} queries are missing")
-        for name in (*self.vector_files(), *self.files):
+        for name in (*self.needed_files(), *self.files):
             if name in ("", "..", MANIFEST) or Path(name).name != name:
                 raise ValueError(f"'{name}' is not a plain file name")
         return self
@@ -93,11 +99,15 @@ class Manifest(BaseModel):
         """The files that the vectors depend on."""
         return tuple(name for tower in self.spec().towers() for name in tower.files)
 
+    def needed_files(self) -> tuple[str, ...]:
+        """The files that a bundle cannot be served without."""
+        return (*self.vector_files(), *([self.pairs.weights] if self.pairs else []))
+
     def fingerprint(self) -> str:
         """Names the vectors that this bundle makes: 16 hexadecimal digits.
 
         Covers towers, preprocessing, shares, fusion and the bytes of every file they use, but neither thresholds nor
-        texts: recalibrating a bundle keeps its vectors valid, anything else does not.
+        pair model nor texts: recalibrating a bundle keeps its vectors valid, anything else does not.
         """
         spec = self.spec()
         told: Any = {"parts": {"__all__": {"name", "fingerprint"}}} if spec.parts else {"parts"}
@@ -145,7 +155,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3])
         raise ManifestInvalid(f"{file} does not describe a bundle that this version can load: {problems}") from error
-    missing = [name for name in manifest.vector_files() if name not in manifest.files]
+    missing = [name for name in manifest.needed_files() if name not in manifest.files]
     if missing:
         raise ManifestInvalid(f"{file} has no checksum for {', '.join(missing)}: create the bundle again.")
     return manifest
@@ -219,7 +229,11 @@ def write_bundle(folder: Path, fill: Callable[[Path], Manifest]) -> Bundle:
 
 
 def new_manifest(
-    name: str, spec: EncoderSpec, thresholds: dict[str, list[tuple[int, float]]], **texts: dict[str, Any]
+    name: str,
+    spec: EncoderSpec,
+    thresholds: dict[str, list[tuple[int, float]]],
+    pairs: PairSpec | None = None,
+    **texts: dict[str, Any],
 ) -> Manifest:
     """Returns a manifest made now by this version; `texts` are `origin`, `training`, `data`, `metrics`."""
     now = datetime.now(UTC).replace(microsecond=0)
@@ -232,5 +246,6 @@ def new_manifest(
         fusion=spec.fusion,
         parts=spec.parts,
         thresholds=thresholds,
+        pairs=pairs,
         **texts,
     )

@@ -36,6 +36,10 @@ class Thresholds:
             if not all(-1 <= threshold <= 1 for _, threshold in points):
                 raise ValueError(f"{modality}: thresholds are cosines in [-1, 1]")
 
+    def all_at(self, gallery: int) -> dict[str, float]:
+        """Returns the thresholds of every modality for a gallery of that many products."""
+        return {modality: self.at(modality, gallery) for modality in self.points}
+
     def at(self, modality: str, gallery: int) -> float:
         """Returns the threshold for a query of that modality in a gallery of that many products.
 

@@ -49,6 +49,19 @@ class Curve:
         return int(np.abs(self.thresholds - threshold).argmin())
 
 
+def calibration_error(probability: NDArray[np.float64], same: NDArray[np.bool_], bins: int = 15) -> float:
+    """Returns the expected calibration error: how far probabilities are from the share of pairs that are the same.
+
+    Pairs are put into bins of equal width; the mean of the distances, weighted by the pairs in each (Naeini et al.,
+    "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015). NaN without pairs.
+    """
+    if not len(probability):
+        return float("nan")
+    place = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    told, true = (np.bincount(place, values, minlength=bins) for values in (probability, same.astype(np.float64)))
+    return float(np.abs(told - true).sum() / len(probability))
+
+
 def middle_of_best(values: NDArray[np.float64]) -> int:
     """Returns the position of the largest value; of equal ones the middle, which is the safest threshold."""
     top = np.flatnonzero(values >= values.max() - 1e-12)

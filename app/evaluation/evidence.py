@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.decision import Thresholds
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
 from app.core.product import Floats
 from app.core.ranking import Lists
 from app.evaluation.features import Features
+from app.evaluation.neighbours import Search
 
 REACH = 0.35  # below the threshold: candidates that score less are hopeless, and left out
 
@@ -33,6 +35,26 @@ class Table:
     others: Rows
     evidence: Floats
     same: NDArray[np.bool_]
+
+
+def candidate_pairs(
+    features: Features,
+    titles: Sequence[str | None],
+    labels: Rows,
+    thresholds: Thresholds,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Table:
+    """Finds the candidates of every listing among the others, and collects the evidence about them.
+
+    Args:
+        features: of `n` listings.
+        titles: their clean titles.
+        labels: `(n,)` int64 groups, -1 for none.
+        thresholds: of the bundle.
+        tick: called with the number of listings just done.
+    """
+    lists = Search(features, len(features), CONTEXT, lambda _: None).lists(labels)
+    return collect(features, titles, lists, thresholds.all_at(len(features)), tick)
 
 
 def collect(

@@ -14,8 +14,6 @@ from app.core.fusion import MODALITY_OF, Fusion
 from app.core.metrics import Curve, middle_of_best, threshold_curve
 from app.core.product import Floats
 from app.errors import InvalidListings
-from app.evaluation.features import Features
-from app.labelled.listings import Item
 
 GRID = np.round(np.arange(0.0, 1.0, 0.005), 3)
 # the smallest are for small shops of many kinds of things; one of a single kind holds more look-alikes than they expect
@@ -49,19 +47,6 @@ class Point:
     decision: float
 
 
-def labelled_from(features: Features, items: Sequence[Item]) -> Labelled:
-    """Returns embedded listings that have a group and a vector.
-
-    Raises:
-        InvalidListings: there are none.
-    """
-    kept = [n for n, item in enumerate(items) if item.group is not None and features.flags[n]]
-    if not kept:
-        raise InvalidListings("no row has a group and a photo or a title: name the columns with --group-column and others.")
-    labels = np.unique([str(items[n].group) for n in kept], return_inverse=True)[1].astype(np.int64)
-    return Labelled(features.vectors[kept], features.flags[kept], labels)
-
-
 def fit_thresholds(data: Labelled, fusion: Fusion, criterion: Criterion = "decision", seed: int = 0) -> list[Point]:
     """Finds the best threshold for each modality and gallery size.
 
@@ -93,6 +78,11 @@ def thresholds_of(points: Sequence[Point]) -> Thresholds:
         known = fitted.setdefault(point.modality, [])
         known.append((point.gallery, max(point.threshold, known[-1][1] if known else -1.0)))
     return Thresholds(fitted)
+
+
+def joined(before: Thresholds, fitted: Thresholds) -> Thresholds:
+    """Returns the fitted thresholds; a modality that the listings lack keeps what it had."""
+    return Thresholds({**before.points, **fitted.points})
 
 
 def measure(data: Labelled, fusion: Fusion, thresholds: Thresholds) -> list[Point]:

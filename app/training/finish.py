@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from app.training.card.card import CardFacts, write_card
 from app.training.config import TrainingConfig
 from app.training.export import Storage, write_towers
 from app.training.history import HISTORY, read_history
+from app.training.labelled_features import embed_labelled
+from app.training.pair_model import FOLDS, Fitted, fit_pair_model
 from app.training.run import Split, Ticks, Trained
 from app.training.start import Towers
 
@@ -66,7 +69,9 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
         spec = write_towers(trained.model, trained.start, folder, how.storage)
         encoder = MultimodalEncoder(spec, folder, choose(how.device))
         fusion = Fusion(spec.fusion.weight, encoder.image_dim, encoder.title_dim)
-        thresholds = _thresholds(parts.calibration, spec, encoder, fusion, how.criterion, ticks)
+        thresholds, pairs = _calibrated(parts.calibration, spec, encoder, fusion, how.criterion, ticks)
+        if pairs is not None:
+            (folder / pairs.spec.weights).write_text(pairs.text, "utf-8")
         found = _evaluation(parts.test, encoder, fusion, thresholds, how.out.name, ticks)
         data = {
             name: fingerprint(items)
@@ -80,25 +85,30 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
         training = {"run": trained.name, **how.config.model_dump(mode="json"), "criterion": how.criterion}
         return new_manifest(
             how.out.name, spec, {name: list(points) for name, points in thresholds.points.items()},
+            None if pairs is None else pairs.spec,
             origin=origin, training=training, data=data, metrics=_headline(found),
         )  # fmt: skip
 
     return write_bundle(how.out, fill)
 
 
-def _thresholds(
+def _calibrated(
     items: list[Item], spec: EncoderSpec, encoder: MultimodalEncoder, fusion: Fusion, criterion: Criterion, ticks: Ticks
-) -> Thresholds:
+) -> tuple[Thresholds, Fitted | None]:
+    """Fits thresholds and the pair model, each where there is enough to fit it to: the card shows what there is."""
     points: dict[str, Any] = {modality: [(1, UNFITTED)] for modality in sorted(spec.modalities())}
-    if items:
-        with ticks("Fitting thresholds", len(items)) as tick:
-            features, kept, _ = embed_items(items, ("image", "title"), encoder, fusion, tick)
-        try:
-            fitted = calibrate.fit_thresholds(calibrate.labelled_from(features, [items[n] for n in kept]), fusion, criterion)
-            points |= calibrate.thresholds_of(fitted).points
-        except InvalidListings:
-            pass  # too few rows: the card shows the thresholds as they are
-    return Thresholds(points)
+    if not items:
+        return Thresholds(points), None
+    with ticks("Embedding the calibration listings", len(items)) as tick:
+        data, _ = embed_labelled(items, encoder, fusion, tick)
+    with suppress(InvalidListings):
+        points |= calibrate.thresholds_of(calibrate.fit_thresholds(data.labelled(), fusion, criterion)).points
+    thresholds = Thresholds(points)
+    with ticks("Collecting evidence about pairs", len(data.labels)) as tick:
+        table = data.candidate_pairs(thresholds, tick)
+    with suppress(InvalidListings), ticks("Fitting the pair model", FOLDS + 1) as tick:
+        return thresholds, fit_pair_model(table, data.labels, tick=tick)
+    return thresholds, None
 
 
 def _evaluation(

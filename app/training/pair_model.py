@@ -18,6 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 from app.core.group_metrics import group_metrics
 from app.core.grouping import average_linkage, edges_of
 from app.core.judging import PairSpec, Setting
+from app.core.metrics import calibration_error
 from app.core.neighbourhood import TOGETHER
 from app.core.pairs import FEATURES
 from app.core.product import Floats
@@ -104,6 +105,41 @@ def fit_pair_model(
         **_bounds(probability, table, labels),
     )
     return Fitted(spec, final.model_to_string(), probability)
+
+
+@dataclass(frozen=True, slots=True)
+class PairMetrics:
+    """How right probabilities are on candidate pairs.
+
+    Attributes:
+        pairs, same: how many, and how many of them are of one group.
+        calibration_error: expected, 15 bins.
+        precision_at_95, precision_at_99: of the pairs above the bounds for a precision of .95 and .99; NaN where the model
+            does not promise that much, or no pair is above.
+        match_precision, match_recall: of the decision `match`; recall among the candidates.
+    """
+
+    pairs: int
+    same: int
+    calibration_error: float
+    precision_at_95: float
+    precision_at_99: float
+    match_precision: float
+    match_recall: float
+
+
+def measure_pairs(probability: Doubles, same: Flags, spec: PairSpec) -> PairMetrics:
+    """Measures probabilities `(pairs,)` of pairs that the model was not fitted to."""
+
+    def precision(bound: float) -> float:
+        above = probability >= bound
+        return float(same[above].mean()) if above.any() else float("nan")
+
+    top = spec.precision[-1][0]
+    at_95, at_99 = (precision(spec.bound_for(wanted)) if wanted <= top else float("nan") for wanted in (0.95, 0.99))
+    error = calibration_error(probability, same)
+    recall = float((probability[same] >= spec.match).mean()) if same.any() else float("nan")
+    return PairMetrics(len(same), int(same.sum()), error, at_95, at_99, precision(spec.match), recall)
 
 
 def without_context(evidence: Floats) -> Floats:
