@@ -9,6 +9,7 @@ from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.preprocess import InputLimits
 from app.matcher import Matcher
 from app.model_store import Bundle, load_bundle
+from app.pair_model import PairModel
 from app.settings import Settings
 
 
@@ -18,6 +19,12 @@ def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
         settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px, settings.max_title_chars
     )
     return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, runtime.choose(settings.device), limits)
+
+
+def build_pair_model(bundle: Bundle) -> PairModel | None:
+    """Loads the pair model of a bundle, if it has one. Raises DimensionMismatch."""
+    spec = bundle.manifest.pairs
+    return None if spec is None else PairModel.load(spec, bundle.folder)
 
 
 def build_matcher(settings: Settings) -> Matcher:

@@ -29,18 +29,11 @@ from app.commands.common import (
     results,
     show_bad_rows,
 )
-from app.errors import InvalidInput
 from app.listings import BadRow, Columns
-from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.core.decision import Thresholds
-    from app.core.fusion import Fusion
-    from app.encoders.multimodal import Encoder
     from app.evaluation.results import Evaluation
     from app.labelled.listings import Item
-
-SIGNALS = ("title", "image", "phash")
 
 
 def evaluate(
@@ -66,6 +59,7 @@ def evaluate(
     family_column: FamilyColumn = None,
 ) -> None:
     """Measure a bundle on labelled listings: F1 as in the competition, rankings, pairs, and what larger galleries cost."""
+    from app.commands.model import choose_model
     from app.errors import InvalidListings
     from app.evaluation import evaluate as measuring
     from app.evaluation.features import embed_items
@@ -77,7 +71,7 @@ def evaluate(
     named = columns(id_column, title_column, image_column, group_column, phash_column, family_column)
     asking, others, bad = _read(_Tables(listings, gallery, named, images, strict), fold, rest_as_gallery)
     everyone = [*asking, *others]
-    model = _model(bundle, signals, everyone)
+    model = choose_model(bundle, signals, everyone)
     with progress("Embedding", len(everyone)) as tick:
         features, kept, unread = embed_items(everyone, model.signals, model.encoder, model.fusion, tick)
     if strict and unread:
@@ -125,40 +119,6 @@ def _read(tables: _Tables, fold: str | None, rest: bool) -> tuple[list[Item], li
     taken = [*asking, *others]
     more, skipped = read_distractors(tables.gallery, tables.columns, tables.images, tables.strict, taken)
     return asking, [*others, *more], [*read.problems, *skipped]
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """What compares: the signals, and of the bundle what they need."""
-
-    signals: tuple[str, ...]
-    label: str | None = None
-    encoder: Encoder | None = None
-    fusion: Fusion | None = None
-    thresholds: Thresholds | None = None
-
-
-def _model(folder: Path | None, wanted: str | None, items: Sequence[Item]) -> _Model:
-    """Loads what the signals need. Raises InvalidInput for signals that nobody or this bundle can compare."""
-    from app.bootstrap import build_encoder
-    from app.model_store import load_bundle
-
-    asked = None if wanted is None else tuple(dict.fromkeys(one.strip() for one in wanted.split(",")))
-    if asked is not None and not set(asked) <= set(SIGNALS):
-        raise InvalidInput(f"--signals takes some of {', '.join(SIGNALS)}, separated by commas, not '{wanted}'.")
-    if asked == ("phash",):
-        return _Model(asked)
-    settings = Settings()
-    loaded = load_bundle(folder or settings.bundle)
-    manifest = loaded.manifest
-    able = manifest.spec().modalities() - {"fused"}
-    there = {"title": any(item.title for item in items), "image": any(item.photo for item in items)}
-    chosen = asked or tuple(name for name in ("title", "image") if name in able and there[name])
-    lacking = [name for name in chosen if name != "phash" and name not in able]
-    if lacking or not chosen:
-        what = f"--signals {lacking[0]} needs another bundle" if lacking else "the table has none of that"
-        raise InvalidInput(f"{loaded.label} reads {' and '.join(sorted(able))} only: {what}.")
-    return _Model(chosen, loaded.label, build_encoder(settings, loaded), manifest.encoder_fusion(), manifest.decision())
 
 
 def _show(found: Evaluation) -> None:

@@ -155,6 +155,20 @@ def decided(lists: Lists, taken: Flags) -> Decided:
     return Decided(float(f1), float(precision), float(recall), len(alone), _mean(alone > 0), _mean(alone))
 
 
+def f1_of_matches(rows: Counts, others: Counts, labels: Counts) -> float:
+    """Scores matches by the competition's metric; each listing matches itself, too.
+
+    Args:
+        rows: `(pairs,)` who asked.
+        others: `(pairs,)` what it was matched with, never itself.
+        labels: `(n,)` true groups.
+    """
+    found = 1 + np.bincount(rows, minlength=len(labels))
+    right = 1 + np.bincount(rows[labels[rows] == labels[others]], minlength=len(labels))
+    true = np.bincount(labels)[labels]
+    return float((2 * right / (found + true)).mean())
+
+
 def ranked(lists: Lists) -> Ranked:
     """Computes the ranking metrics."""
     sums = np.zeros(6)

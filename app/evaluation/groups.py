@@ -1,0 +1,142 @@
+"""Groups of many listings: candidates, what the pair model thinks of them, and what is the same product.
+
+Each step can be left out, to see what it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.decision import Thresholds
+from app.core.grouping import SIZE_CAP, average_linkage, edges_of, with_one_more
+from app.core.neighbourhood import HASH_ONLY, Ground
+from app.core.pairs import FEATURES
+from app.core.product import Floats
+from app.evaluation.evidence import Table, candidate_pairs
+from app.evaluation.features import Features
+
+Rows = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+COSINE_RULE = "blended_2"  # what stands for the probability without a pair model
+
+
+class Judge(Protocol):
+    """What groups need of a pair model."""
+
+    def probability(self, evidence: Floats) -> Doubles:
+        """Evidence `(m, len(FEATURES))` -> `(m,)` in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is done.
+
+    Attributes:
+        blending: without a pair model, whether scores are blended with those of the neighbours.
+        mutual: only pairs where each is a candidate of the other.
+        grouping: average linkage; otherwise every listing has its own matches.
+        at_least_two: every listing gets its best candidate, if it has no match.
+        cap: largest size of a group.
+    """
+
+    blending: bool = True
+    mutual: bool = True
+    grouping: bool = True
+    at_least_two: bool = False
+    cap: int = SIZE_CAP
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """The outcome for `n` listings.
+
+    Attributes:
+        labels: `(n,)` int64, for each listing the smallest position in its group; without grouping, its own.
+        table: the candidate pairs.
+        probability: `(pairs,)` of them, equal in both directions.
+        taken: `(pairs,)` bool, which of them are matches.
+    """
+
+    labels: Rows
+    table: Table
+    probability: Doubles
+    taken: Flags
+
+    def matches(self) -> list[Rows]:
+        """Returns the matches of each listing, itself first, then the likeliest."""
+        order = np.lexsort((self.table.others, -self.probability, self.table.rows))
+        order = order[self.taken[order]]
+        ends = np.searchsorted(self.table.rows[order], np.arange(len(self.labels) + 1))
+        others = self.table.others[order]
+        return [np.concatenate([[n], others[ends[n] : ends[n + 1]]]) for n in range(len(self.labels))]
+
+
+def group_listings(
+    features: Features,
+    titles: Sequence[str | None],
+    thresholds: Thresholds,
+    judge: Judge | None,
+    bound: float,
+    steps: Steps | None = None,
+    labels: Rows | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Grouped:
+    """Finds groups.
+
+    Args:
+        features: of `n` listings; sort them by id to get the same groups from a table in any order.
+        titles: their clean titles.
+        thresholds: of the bundle.
+        judge: its pair model; None decides by scores alone.
+        bound: probability from which two groups are joined; not used without a pair model.
+        steps: what is done.
+        labels: `(n,)` true groups, if the table's `same` is to be right.
+        tick: called with the number of listings whose candidates are judged.
+    """
+    how = steps or Steps()
+    true = np.full(len(features), -1, np.int64) if labels is None else labels
+    table = candidate_pairs(features, titles, true, thresholds, tick)
+    if judge is None:
+        opinion = _by_score(table, features, thresholds, how)
+        bound = 0.5
+    else:
+        opinion = judge.probability(table.evidence)
+    edges = edges_of(table.rows, table.others, opinion)
+    where = _positions(table, len(features))
+    probability = edges.probability[np.searchsorted(edges.left * len(features) + edges.right, where)]
+    if how.mutual:
+        edges = edges.kept(edges.mutual)
+    if how.grouping:
+        groups = average_linkage(edges, len(features), bound, how.cap)
+        taken = groups[table.rows] == groups[table.others]
+    else:
+        groups = np.arange(len(features))
+        kept = np.isin(where, edges.left * len(features) + edges.right)
+        taken = kept & (probability >= bound)
+    if how.at_least_two:
+        taken = with_one_more(table.rows, table.others, probability, taken, len(features))
+    return Grouped(groups, table, probability, taken)
+
+
+def _positions(table: Table, n: int) -> Rows:
+    """Returns a number for every pair that is the same in both directions."""
+    return np.minimum(table.rows, table.others) * n + np.maximum(table.rows, table.others)
+
+
+def _by_score(table: Table, features: Features, thresholds: Thresholds, steps: Steps) -> Doubles:
+    """Returns 1 for pairs above the threshold of what they share, 0 for the others."""
+    column = COSINE_RULE if steps.blending else "raised"
+    score = table.evidence[:, FEATURES.index(column)].astype(np.float64)
+    shared = features.flags[table.rows] & features.flags[table.others]
+    kinds = np.where(shared == 0, HASH_ONLY, shared)
+    if features.fusion is None:
+        raise ValueError("groups need a bundle")
+    bounds = Ground(features.fusion, thresholds.all_at(len(features)), len(features)).by_kind()
+    return (score >= bounds[kinds]).astype(np.float64)
