@@ -1,0 +1,81 @@
+"""Codes of models: KDL-46V4100, kdl46v4100 and "KDL 46V4100" are one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_CHUNK = re.compile(r"(?<![^\W_])[a-z0-9]+(?:[-.:][a-z0-9]+)*(?![^\W_])")
+_COMMON = re.compile(
+    r"[0-9]+(?:d|k|p|g|x|th|st|nd|rd|in1|s|e|m|er|way|ch|pcs|v|w)|mp[34]|usb[0-9.]*|ddr[0-9]l?|pc[0-9]-?[0-9]*|h26[45]|wi-?fi[0-9]?|"
+    r"v[0-9]|3g|4g|5g|type-?c|full-?hd|2in1|pm2\.5|covid-?19|tws[0-9]?|[0-9.]+"
+)
+MIN_CODE = 4
+MIN_DIGITS = 5  # of a code without letters
+_MAX_WORD = 5
+_SHORT_WORD = 4
+
+
+def read_codes(text: str, used: Sequence[tuple[int, int]]) -> tuple[set[str], set[str], set[str]]:
+    """Finds the codes of a title.
+
+    Args:
+        text: a `plain` title.
+        used: the places that have been read as something else.
+
+    Returns:
+        Codes of models, what they might be joined with the word before, and codes too short to name a model ("i5").
+    """
+    codes, joined, short = set[str](), set[str](), set[str]()
+    before, ended = "", -1
+    for found in _CHUNK.finditer(text):
+        chunk, start, end = found.group(), *found.span()
+        word, near = before, start - ended <= 3 and not text[ended:start].strip(" -")
+        before, ended = (chunk if len(chunk) <= _MAX_WORD and chunk.isalpha() else ""), end
+        if chunk.isalpha() or any(start < last and first < end for first, last in used):
+            continue
+        code = _code(chunk)
+        if not code:
+            if word and near and chunk.isdigit() and 2 < len(chunk) < MIN_DIGITS:
+                joined.add(word + chunk)
+        elif len(code) < MIN_CODE:
+            short.add(code)
+        else:
+            codes.add(code)
+        if code and word and near:
+            joined.add(word + code)
+    return codes, joined, short
+
+
+def _code(chunk: str) -> str:
+    """Returns a chunk as a code without separators, "" if it is none."""
+    if _COMMON.fullmatch(chunk):
+        bare = chunk.replace(".", "")
+        return bare if bare.isdigit() and len(bare) >= MIN_DIGITS and len(bare) - chunk.count(".") > MIN_DIGITS - 1 else ""
+    parts = re.split(r"[-.:]", chunk)
+    while len(parts) > 1 and parts[0].isalpha() and len(parts[0]) > _SHORT_WORD:
+        parts = parts[1:]
+    while len(parts) > 1 and parts[-1].isalpha() and len(parts[-1]) > _SHORT_WORD - 1:
+        parts = parts[:-1]
+    code = "".join(parts)
+    if code.isdigit():
+        return code if len(code) >= MIN_DIGITS else ""
+    return "" if code.isalpha() or (len(parts) > 1 and _COMMON.fullmatch(code)) else code
+
+
+def similarity(code: str, other: str) -> float:
+    """Returns how alike two codes are: what they share at the start and at the end, over the longer; in [0, 1]."""
+    longest, shortest = max(len(code), len(other)), min(len(code), len(other))
+    head = 0
+    while head < shortest and code[head] == other[head]:
+        head += 1
+    tail = 0
+    while tail < shortest - head and code[-1 - tail] == other[-1 - tail]:
+        tail += 1
+    return (head + tail) / longest if longest else 0.0
+
+
+def is_variant(code: str, other: str) -> bool:
+    """Whether one code is the other with more before or after it (AW5901A and AW5901AER)."""
+    short, long = sorted((code, other), key=len)
+    return len(short) >= MIN_CODE and (long.startswith(short) or long.endswith(short))

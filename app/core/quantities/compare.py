@@ -1,0 +1,212 @@
+"""Compares what two titles say in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from app.core.quantities.codes import is_variant, similarity
+from app.core.quantities.facts import KINDS, Facts, Value
+from app.core.quantities.sizes import ALL
+
+_EXACT = 1e-6
+_TOLERANCE = 0.006
+_ROUGH = 0.021  # 16 oz and 473 ml, 1 lb and 454 g
+_TOLERANCES = {"storage": 0.03, "count": _EXACT, "age": _EXACT, "size": _EXACT, "number": _EXACT, "ply": _EXACT}
+_UNKNOWN_UNITS = (1.0, 10.0, 25.4)  # what dimensions without a unit may be in, in mm
+_INCH = 25.4
+_MAX_SHOWN = 4
+_MEMORY_SHARE = 8
+
+# A conflict is firm if the closest amounts are not closer than this. Nearer ones are often another label of the same
+# product: a new recipe, gross and net, a misprint.
+_FIRM_BELOW = {
+    "mass": 0.9,
+    "volume": 0.9,
+    "dose": 0.94,
+    "length": 0.94,
+    "dimensions": 0.94,
+    "storage": 0.85,
+    "power": 0.88,
+    "voltage": 0.9,
+    "charge": 0.94,
+    "pixels": 0.94,
+    "aperture": 0.85,
+    "count": 0.94,
+    "percent": 0.94,
+    "spf": 0.94,
+}
+
+
+class Verdict(IntEnum):
+    """What two titles say of one kind."""
+
+    CONFLICT = -1
+    ABSENT = 0
+    AGREE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two titles say of one kind.
+
+    Attributes:
+        kind: one of `KINDS`.
+        verdict: AGREE if any of the values are the same, CONFLICT if both have values and none are, else ABSENT. Model
+            codes of which one is the other with something added are ABSENT too: a sibling, or the same with a suffix.
+        left, right: what the titles say, written for people; "" if nothing.
+        similarity: how close the closest values are, in [0, 1]: smaller over larger amount, or what codes share.
+        firm: a conflict that two listings of one product do not have, see `vetoes`.
+    """
+
+    kind: str
+    verdict: Verdict
+    left: str
+    right: str
+    similarity: float = 0.0
+    firm: bool = False
+
+
+_NOTHING = {kind: Comparison(kind, Verdict.ABSENT, "", "") for kind in KINDS}
+
+
+def compare_facts(left: Facts, right: Facts) -> dict[str, Comparison]:
+    """Compares what two titles say, for each of `KINDS`; swapping the titles swaps `left` and `right` and nothing else."""
+    compared = _NOTHING.copy()
+    if left.codes or right.codes:
+        compared["model"] = _compare_codes(left, right)
+    lefts, rights = _by_kind(left), _by_kind(right)
+    for kind in lefts.keys() | rights.keys():
+        ours, theirs = lefts.get(kind, []), rights.get(kind, [])
+        if kind == "storage":
+            ours, theirs = _without_memory(ours, theirs)
+        verdict, close = _compare(kind, ours, theirs)
+        firm = verdict is Verdict.CONFLICT and _is_firm(kind, ours, theirs, close)
+        compared[kind] = Comparison(kind, verdict, _text(ours), _text(theirs), close, firm)
+    return compared
+
+
+def _by_kind(facts: Facts) -> dict[str, list[Value]]:
+    found: dict[str, list[Value]] = {}
+    for value in facts.values:
+        found.setdefault(value.kind, []).append(value)
+    return found
+
+
+def _text(values: Iterable[Value]) -> str:
+    texts = list(dict.fromkeys(value.text for value in values if value.text))
+    return ", ".join(texts[:_MAX_SHOWN]) + (" ..." if len(texts) > _MAX_SHOWN else "")
+
+
+def _without_memory(ours: list[Value], theirs: list[Value]) -> tuple[list[Value], list[Value]]:
+    """Leaves the working memory out where both sides name it beside the storage: 4/128 GB is not 4/64 GB."""
+    both = (ours, theirs)
+    if any(len(values) != 2 or values[1].low < _MEMORY_SHARE * values[0].low for values in both):
+        return both
+    return ours[1:], theirs[1:]
+
+
+def _compare(kind: str, ours: Sequence[Value], theirs: Sequence[Value]) -> tuple[Verdict, float]:
+    comparable, best = False, 0.0
+    for one in ours:
+        for other in theirs:
+            if ALL in (one.label, other.label):
+                return Verdict.AGREE, 1.0
+            if kind == "dimensions":
+                close = _close_sides(one, other)
+            elif kind == "variant":
+                close = float(one.label == other.label)
+            elif one.label != other.label:
+                continue
+            else:
+                close = _closeness(one, other)
+                if close < 1.0 and not (one.text and other.text):  # a total close to something else is chance
+                    continue
+            comparable, best = True, max(best, close)
+            if best == 1.0:
+                return Verdict.AGREE, 1.0
+    return (Verdict.CONFLICT if comparable else Verdict.ABSENT), best
+
+
+def _is_firm(kind: str, ours: Sequence[Value], theirs: Sequence[Value], close: float) -> bool:
+    if close >= _FIRM_BELOW.get(kind, 0.0):
+        return False
+    if kind == "count":  # "1 pcs" says how the price is meant
+        return all(any(value.high > 1 for value in values) for values in (ours, theirs))
+    if kind == "length":  # thickness in mm, size in inches
+        return not {value.rough for value in ours}.isdisjoint({value.rough for value in theirs})
+    return True
+
+
+def _closeness(one: Value, other: Value) -> float:
+    """Returns 1 for ranges that meet within the tolerance, else the smaller over the larger of their near ends."""
+    if one.kind == "length" and one.low < one.high and other.low < other.high:  # of a zoom lens, say
+        close = min(_ratio(one.low, other.low), _ratio(one.high, other.high))
+        return 1.0 if close > 1 - _ROUGH else close
+    smaller, larger = (one.high, other.low) if one.high < other.low else (other.high, one.low)
+    if smaller >= larger:
+        return 1.0
+    tolerance = _TOLERANCES.get(one.kind, _ROUGH if one.rough or other.rough else _TOLERANCE)
+    if smaller >= larger * (1 - tolerance) or (one.rough and other.rough and _rounded(one, other)):
+        return 1.0
+    if one.kind == "pixels" and _whole(smaller, larger):
+        return 1.0
+    return min(0.999, _ratio(smaller, larger))
+
+
+def _ratio(one: float, other: float) -> float:
+    if one == other:
+        return 1.0
+    return max(0.0, min(one, other) / max(one, other)) if max(one, other) > 0 else 0.0
+
+
+def _rounded(one: Value, other: Value) -> bool:
+    return one.kind == "length" and _whole(one.high / _INCH, other.high / _INCH)
+
+
+def _whole(amount: float, other: float) -> bool:
+    """Whether one amount is the other rounded to a whole number: 13 and 13.3, 10 and 10.1."""
+    for short, long in ((amount, other), (other, amount)):
+        if abs(short - round(short)) < _EXACT and round(short) in (int(long + _EXACT), round(long)):
+            return True
+    return False
+
+
+def _close_sides(one: Value, other: Value) -> float:
+    if one.label and other.label:
+        return _fit(one.sides, other.sides, _TOLERANCE)
+    if not one.label and not other.label:
+        return _fit(one.sides, other.sides, _ROUGH if one.rough or other.rough else _TOLERANCE)
+    bare, known = (one, other) if one.label else (other, one)
+    return max(_fit(tuple(side * factor for side in bare.sides), known.sides, _ROUGH) for factor in _UNKNOWN_UNITS)
+
+
+def _fit(sides: tuple[float, ...], others: tuple[float, ...], tolerance: float) -> float:
+    """Returns how well the sides fit, the shorter list anywhere within the longer; 1 within the tolerance."""
+    short, long = sorted((sides, others), key=len)
+    best = 0.0
+    for skipped in range(len(long) if len(long) > len(short) else 1):
+        kept = long[:skipped] + long[skipped + 1 :] if len(long) > len(short) else long
+        ratios = [_ratio(a, b) for a, b in zip(short, kept, strict=True)]
+        best = max(best, 1.0 if min(ratios) >= 1 - tolerance else min(0.999, min(ratios)))
+    return best
+
+
+def _compare_codes(left: Facts, right: Facts) -> Comparison:
+    texts = [", ".join(code.upper() for code in facts.codes[:_MAX_SHOWN]) for facts in (left, right)]
+    ours, theirs = {*left.codes, *left.joined}, {*right.codes, *right.joined}
+    same = ours & theirs
+    if any(code in left.codes or code in right.codes for code in same):
+        return Comparison("model", Verdict.AGREE, *texts, 1.0)
+    if not left.codes or not right.codes:
+        return Comparison("model", Verdict.ABSENT, *texts)
+    pairs = [(code, other) for code in left.codes for other in right.codes]
+    close = min(0.999, max(similarity(*pair) for pair in pairs))
+    near = any(is_variant(*pair) for pair in pairs)
+    return Comparison("model", Verdict.ABSENT if near else Verdict.CONFLICT, *texts, close)
+
+
+def vetoes(comparisons: Mapping[str, Comparison]) -> tuple[Comparison, ...]:
+    """Returns the conflicts that are strong enough that the two cannot be the same product, in the order of `KINDS`."""
+    return tuple(comparisons[kind] for kind in _FIRM_BELOW if comparisons[kind].firm)

@@ -1,0 +1,348 @@
+"""A number and what hangs on it: "500 g", "2 x 100 ml", "17-40mm", "100/250/500 ml", "1/2 kg", "20 x 30 cm"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from itertools import pairwise
+from typing import NamedTuple
+
+from app.core.quantities.facts import Value, tidy, written
+from app.core.quantities.tokens import NOTHING, Token, number
+from app.core.quantities.words import (
+    BABIES,
+    COMPUTING,
+    FOOT_MARK,
+    LENSES,
+    LETTER_UNITS,
+    LINKS,
+    NETWORKS,
+    OUNCE,
+    PAIRS,
+    RATE,
+    TIMES,
+    UNITS,
+    Unit,
+)
+
+_INCH, _FLUID_OUNCE, _FOOT = UNITS["inch"], UNITS["floz"], UNITS["ft"]
+_WEIGHT_OUNCE = Unit("mass", 28.3495, "oz", True)
+_FRACTIONS = frozenset({(1, 2), (1, 3), (1, 4), (1, 8), (2, 3), (3, 4)})
+_BROKEN_KINDS = frozenset({"mass", "volume", "length", "ounce", "mark"})
+_ADDED_KINDS = frozenset({"mass", "volume", "dose", "storage", "ounce"})
+_STUCK = re.compile("(?:ml|gram|gr|kg|cm|pcs|gb|mah)(?=[a-z]{4})")  # the next word stuck to the unit: "85MLready"
+_MAX_MULTIPLE = 1000
+_MAX_INCHES_BY_QUOTE = 150
+
+
+class Term(NamedTuple):
+    """A number with its unit; `link` says how it hangs on the term before ("" for the first)."""
+
+    text: str
+    unit: Unit | None
+    link: str
+
+    @property
+    def amount(self) -> float | None:
+        """The number, None if it is none."""
+        return number(self.text, self.unit.name if self.unit else "")
+
+
+class Group(NamedTuple):
+    """The terms that belong together, and the token after them."""
+
+    terms: list[Term]
+    end: int
+
+
+def at(tokens: list[Token], position: int) -> Token:
+    """Returns a token, or one that is nothing beyond the ends."""
+    return tokens[position] if 0 <= position < len(tokens) else NOTHING
+
+
+def unit_after(tokens: list[Token], position: int, words: Set[str]) -> tuple[Unit | None, int]:
+    """Reads the unit that stands at a position, just after a number; returns it and the position after it."""
+    token = at(tokens, position)
+    if token.text == "-" and token.glued and at(tokens, position + 1).glued and len(at(tokens, position + 1).text) > 1:
+        unit, after = unit_after(tokens, position + 1, words)
+        return (unit, after) if unit else (None, position)
+    if not token.text[0].isalpha():
+        return _sign(tokens, position)
+    if token.text in PAIRS:
+        second = position + 1 + (at(tokens, position + 1).text in ".-")
+        pair = PAIRS[token.text].get(at(tokens, second).text)
+        if pair:
+            return pair, second + 1
+    if token.text == "x" and token.glued and not at(tokens, position + 1).glued:
+        return TIMES, position + 1
+    unit, after = UNITS.get(token.text), at(tokens, position + 1)
+    if unit is None or (len(token.text) == 1 and not _stands(tokens, position, words)):
+        return _special(tokens, position, words)
+    if after.glued and after.is_number:
+        return None, position
+    if unit.kind == "storage" and at(tokens, position + 1).text == "/" and at(tokens, position + 2).text in ("s", "sec"):
+        return RATE, position + 3
+    return unit, position + 1
+
+
+def _stands(tokens: list[Token], position: int, words: Set[str]) -> bool:
+    """Whether a single letter after a number is a unit, and not a part of a code or the name of a network."""
+    token, after = tokens[position], at(tokens, position + 1)
+    if token.text not in LETTER_UNITS or (after.glued and after.text in "'+"):
+        return False
+    ahead = tokens[position - 2] if position > 1 else NOTHING
+    if ahead.text == "f" or (ahead.text == "/" and at(tokens, position - 3).text == "f"):  # f/4L, f2.8G
+        return False
+    if after.text in "-/." and after.glued and at(tokens, position + 2).glued and token.glued:
+        further = at(tokens, position + 2)
+        if further.is_number and after.text != "/":
+            return False
+    if token.text == "g" and len(tokens[position - 1].text) == 1:
+        return NETWORKS.isdisjoint(words) and COMPUTING.isdisjoint(words)
+    if token.text == "m" and at(tokens, position - 2).text == "-" and not BABIES.isdisjoint(words):
+        return False
+    if token.text in "gm":
+        return COMPUTING.isdisjoint(words)
+    return token.text != "l" or LENSES.isdisjoint(words)
+
+
+def _special(tokens: list[Token], position: int, words: Set[str]) -> tuple[Unit | None, int]:
+    """Reads what is a unit only here: "13.3in", "50s", "24k gold", "6er"."""
+    token, after = tokens[position], at(tokens, position + 1)
+    before = tokens[position - 1].text
+    stuck = _STUCK.match(token.text) if token.glued else None
+    if stuck:
+        return UNITS[stuck.group()], position + 1
+    ends = not after.glued or not (after.is_number or after.text[0].isalpha())
+    if token.text == "m" and after.text == "+" and after.glued:  # of babies
+        return UNITS["bulan"], position + 2
+    if token.text == "m" and not BABIES.isdisjoint(words) and at(tokens, position - 2).text == "-":
+        return UNITS["bulan"], position + 1
+    if token.text in ("th", "yo") and not token.glued:
+        return UNITS["tahun"], position + 1
+    if token.glued and ends:
+        if token.text == "g" and before in ("8", "16", "32", "64", "128", "256", "512") and not COMPUTING.isdisjoint(words):
+            return UNITS["gb"], position + 1
+        if token.text == "go":
+            return UNITS["gb"], position + 1
+        if token.text in ("in", "ins"):
+            return _INCH, position + 1
+        if (
+            token.text in ("s", "er", "p")
+            and 3 <= float(number(before) or 0) <= 200
+            and (token.text != "s" or len(before) > 1)
+        ):
+            return UNITS["pcs"] if token.text != "p" else None, position + (token.text != "p")
+        if (
+            token.text == "k"
+            and before in ("9", "10", "14", "18", "22", "24")
+            and not words.isdisjoint(("gold", "emas", "or", "oro"))
+        ):
+            return UNITS["karat"], position + 1
+    return None, position
+
+
+def _sign(tokens: list[Token], position: int) -> tuple[Unit | None, int]:
+    """Reads a unit that is written as a sign: %, ", '', '."""
+    token = at(tokens, position)
+    if token.text == "%":
+        return UNITS["%"], position + 1
+    if token.text not in ('"', "'"):
+        return None, position
+    size = number(tokens[position - 1].text)
+    if size is None or not 0 < size <= _MAX_INCHES_BY_QUOTE:
+        return None, position
+    after = at(tokens, position + 1)
+    if token.text == "'":
+        if after.text == "'" and after.glued:
+            return _INCH, position + 2
+        if after.text == "s" and after.glued:
+            return (UNITS["pcs"], position + 2) if len(tokens[position - 1].text) > 1 else (None, position)
+        return (None, position) if after.glued and after.is_number else (FOOT_MARK, position + 1)
+    opened = sum(one.text == '"' and not (one.glued and tokens[n - 1].is_number) for n, one in enumerate(tokens[:position]))
+    return (None, position) if opened % 2 or (after.glued and after.text.isalpha()) else (_INCH, position + 1)
+
+
+def read_group(tokens: list[Token], position: int, words: Set[str]) -> Group:
+    """Reads the number at a position and the numbers that are linked to it."""
+    unit, after = unit_after(tokens, position + 1, words)
+    terms = [Term(tokens[position].text, unit, "")]
+    while True:
+        link, following = _link(tokens, after, terms[-1])
+        if not link:
+            return Group(_spread(terms), after)
+        unit, end = unit_after(tokens, following + 1, words)
+        further = at(tokens, following + 1)
+        if unit is None and further.glued and further.text[0].isalpha() and further.text != "x":
+            return Group(_spread(terms), after)
+        terms.append(Term(tokens[following].text, unit, link))
+        after = end
+
+
+def _link(tokens: list[Token], position: int, term: Term) -> tuple[str, int]:
+    """Returns how the next number hangs on the one before, and where it is; "" if it does not."""
+    unit = term.unit
+    if unit is TIMES and at(tokens, position).is_number:
+        return "x", position
+    sign = at(tokens, position)
+    if sign.text == "s" and [at(tokens, position + n).text for n in (1, 2)] == ["/", "d"]:
+        return ("-", position + 3) if at(tokens, position + 3).is_number else ("", position)
+    if sign.is_number and unit is None and not sign.glued:  # 1 1/2 kg
+        slash, below = at(tokens, position + 1), at(tokens, position + 2)
+        fraction = slash.text == "/" and slash.glued and below.glued and _known_fraction(sign.text, below.text)
+        return ("-", position) if fraction else ("", position)
+    link = LINKS.get(sign.text, "")
+    second = at(tokens, position + 1)
+    if not link or not second.is_number or unit is TIMES:
+        return "", position
+    if link in "-/+&" and len(sign.text) == 1 and sign.glued != second.glued and not term.link == link == "/":
+        return "", position
+    return link, position + 1
+
+
+def _spread(terms: list[Term]) -> list[Term]:
+    """Gives terms without a unit the one of the next: "100/250 ml", "17-40 mm", "20 x 30 cm"."""
+    if any(one.link == other.link == "-" for one, other in pairwise(terms)):  # a code: 417190-002-5pack
+        return terms[-1:]
+    for place in range(len(terms) - 2, -1, -1):
+        term, following = terms[place], terms[place + 1]
+        if term.unit is not None or following.unit is None or following.unit is TIMES:
+            continue
+        listed = following.link in "-/" or (following.link in "&+" and following.unit.kind in _ADDED_KINDS)
+        if listed or (following.link == "x" and following.unit.kind in ("length", "mark")):
+            terms[place] = term._replace(unit=following.unit)
+    return terms
+
+
+def values_of(terms: list[Term]) -> list[Value]:
+    """Returns what linked terms say, without those that have no unit and are no dimensions."""
+    terms = _fractions(terms)
+    values: list[Value] = []
+    start = 0
+    for end in range(1, len(terms) + 1):
+        if end == len(terms) or terms[end].link in "/&+":
+            values += _alternative(terms[start:end])
+            start = end
+    return values + _sum(terms)
+
+
+def _sum(terms: list[Term]) -> list[Value]:
+    """Returns the total of "200 + 30 ml"."""
+    first = terms[0].unit
+    if len(terms) < 2 or first is None or first.kind not in _ADDED_KINDS or first.rough:
+        return []
+    if any(term.link != "+" or term.unit != first for term in terms[1:]):
+        return []
+    amounts = [term.amount for term in terms]
+    return [] if None in amounts else measured(first, sum(amount or 0.0 for amount in amounts), text="")
+
+
+def _fractions(terms: list[Term]) -> list[Term]:
+    """Joins "1/2 kg" to half a kilogram."""
+    joined: list[Term] = []
+    for term in terms:
+        before = joined[-1] if joined else None
+        if before and term.link == "/" and term.unit and before.unit == term.unit and _is_fraction(before, term):
+            part = int(before.text) / int(term.text)
+            whole = joined[-2] if before.link == "-" and len(joined) > 1 else None
+            if whole and whole.text.isdigit() and int(whole.text) > part:  # 22-1/2 inch
+                joined[-2:] = [Term(written(int(whole.text) + part), term.unit, whole.link)]
+            else:
+                joined[-1] = Term(written(part), term.unit, before.link)
+        else:
+            joined.append(term)
+    return joined
+
+
+def _is_fraction(above: Term, below: Term) -> bool:
+    known = below.unit is not None and (below.unit.kind in _BROKEN_KINDS or below.unit.factor in (12, 20))
+    return known and _known_fraction(above.text, below.text)
+
+
+def _known_fraction(above: str, below: str) -> bool:
+    return len(above) == len(below) == 1 and below.isdigit() and (int(above), int(below)) in _FRACTIONS
+
+
+def _alternative(terms: list[Term]) -> list[Value]:
+    links = [term.link for term in terms[1:]]
+    amounts = [term.amount for term in terms]
+    if None in amounts or (not links and terms[0].unit is None):
+        return []
+    if links == ["-"]:
+        return _range(terms)
+    if links and set(links) == {"x"}:
+        return _product(terms)
+    return [value for term in terms if term.unit for value in measured(term.unit, term.amount or 0.0)]
+
+
+def _range(terms: list[Term]) -> list[Value]:
+    (low, high), (first, last) = [term.amount or 0.0 for term in terms], [term.unit for term in terms]
+    if last is None or first is None or (first.kind == last.kind and low * first.factor >= high * last.factor):
+        return measured(last or first or RATE, high if last else low)
+    if first.kind != last.kind:
+        return measured(first, low) + measured(last, high)
+    return measured(last, high, low * first.factor / last.factor)
+
+
+def _product(terms: list[Term]) -> list[Value]:
+    """Reads what is linked by x: dimensions, or a number of amounts and their total."""
+    amounts = [term.amount or 0.0 for term in terms]
+    units = [term.unit for term in terms]
+    if all(unit is None or unit.kind in ("length", "mark", "times") for unit in units):
+        return _dimensions(amounts, units)
+    main = [place for place, unit in enumerate(units) if unit and unit.kind not in ("count", "times", "length", "")]
+    counted = [
+        value for place, unit in enumerate(units) if unit and place not in main for value in measured(unit, amounts[place])
+    ]
+    multiple = 1.0
+    for place, amount in enumerate(amounts):
+        multiple *= 1 if place in main else amount
+    values = [value for place in main for value in measured(units[place] or RATE, amounts[place])]
+    if (
+        not 1 < multiple <= _MAX_MULTIPLE
+        or multiple != int(multiple)
+        or any(unit and unit.kind == "length" for unit in units)
+    ):
+        return values + counted
+    if len(main) == 1:
+        total = measured(units[main[0]] or RATE, amounts[main[0]] * multiple, text="")
+        return [*values, *total, Value("count", multiple, multiple, f"{written(multiple)} pcs")]
+    return (
+        [*values, *counted, Value("count", multiple, multiple, f"{written(multiple)} pcs")] if not main else values + counted
+    )
+
+
+def _dimensions(amounts: list[float], units: list[Unit | None]) -> list[Value]:
+    known = next((unit for unit in reversed(units) if unit and unit.kind != "times"), None)
+    if not 2 <= len(amounts) <= 3 or not all(amounts):
+        return []
+    if known is FOOT_MARK:
+        known = _INCH
+    text = " x ".join(map(written, amounts))
+    if known is None:
+        return [Value("dimensions", 0, 0, text, "?", tuple(sorted(map(tidy, amounts))))]
+    factors = [unit.factor if unit and unit.kind == "length" else known.factor for unit in units]
+    sides = sorted(tidy(amount * factor) for amount, factor in zip(amounts, factors, strict=True))
+    return [Value("dimensions", 0, 0, f"{text} {known.name}", "", tuple(sides), known.rough)]
+
+
+def measured(unit: Unit, high: float, low: float | None = None, text: str | None = None) -> list[Value]:
+    """Returns an amount, or a range, in the unit of its kind: two readings where the unit has two."""
+    low = high if low is None else low
+    if unit is RATE or unit is TIMES or high <= 0:
+        return []
+    if text is None:
+        text = f"{written(high) if low == high else f'{written(low)}-{written(high)}'} {unit.name}"
+    if unit is OUNCE:
+        return [_value(_WEIGHT_OUNCE, low, high, text), _value(_FLUID_OUNCE, low, high, text)]
+    if unit is FOOT_MARK:
+        return [_value(_INCH, low, high, text), _value(_FOOT, low, high, text)]
+    if unit.container and high <= 1:
+        return []
+    if unit.name == "pairs":
+        return [_value(unit, low, high, text), _value(unit, 2 * low, 2 * high, "")]
+    return [_value(unit, low, high, text.replace(" %", "%"))]
+
+
+def _value(unit: Unit, low: float, high: float, text: str) -> Value:
+    return Value(unit.kind, tidy(low * unit.factor), tidy(high * unit.factor), text, rough=unit.rough)

@@ -1,0 +1,197 @@
+"""Reads what a title says in numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from functools import lru_cache
+
+from app.core.quantities.codes import read_codes
+from app.core.quantities.facts import KINDS, Facts, Value, tidy, written
+from app.core.quantities.groups import Group, at, read_group, values_of
+from app.core.quantities.sizes import size_values
+from app.core.quantities.tokens import Token, number, plain, tokenise
+from app.core.quantities.words import (
+    BARE_COUNTS,
+    FILLED,
+    FILLED_BY,
+    FILLERS,
+    OFFERED,
+    PREFIXES,
+    PRICED,
+    SHIPPED,
+    SIZED,
+    SYSTEMS,
+    TIMES,
+    ZOOMS,
+)
+
+_ORDER = {kind: place for place, kind in enumerate(KINDS)}
+_SKIPPED = frozenset(":.(@[")
+_SIZES = (0.5, 64.0)  # what is a size of clothes or shoes
+_MAX_COUNT = 5000
+_DIGIT = re.compile("[0-9]")
+_SIZED_TEXT = re.compile(r"size|ukuran|[sl](?![^\W_])")
+_EMPTY = Facts()
+_OFFERABLE = frozenset(("count", "age", "percent"))
+Span = tuple[int, int]
+
+
+@lru_cache(maxsize=16384)
+def read_facts(title: str) -> Facts:
+    """Returns what a title says in numbers, made comparable.
+
+    Case does not matter, and whatever the title, nothing is raised.
+
+    Args:
+        title: as `app.encoders.preprocess.clean_title` returns it.
+    """
+    text = plain(title)
+    values, used = size_values(text) if _SIZED_TEXT.search(text) else ([], [])
+    if not values and not _DIGIT.search(text) and not any(word in text for word in BARE_COUNTS):
+        return _EMPTY
+    tokens = tokenise(text)
+    words = {token.text for token in tokens}
+    _read_numbers(tokens, words, values, used)
+    codes, joined, short = read_codes(text, used)
+    values += [Value("variant", 0, 0, code.upper(), code) for code in short]
+    unique = sorted(dict.fromkeys(values), key=lambda one: (_ORDER[one.kind], one.label, one.low, one.high, one.sides))
+    return Facts(tuple(unique), tuple(sorted(codes)), tuple(sorted(joined - codes)))
+
+
+def _read_numbers(tokens: list[Token], words: Set[str], values: list[Value], used: list[Span]) -> None:
+    """Adds the values of all numbers, and the places where they stand."""
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        if not token.is_number:
+            bare = BARE_COUNTS.get(token.text)
+            if bare and not at(tokens, position - 1).is_number:
+                values.append(Value("count", bare, bare, f"{bare} pcs"))
+            position += 1
+            continue
+        if any(first <= token.start < last for first, last in used):
+            position += 1
+            continue
+        position = _read_number(tokens, position, words, values, used)
+
+
+def _read_number(tokens: list[Token], position: int, words: Set[str], values: list[Value], used: list[Span]) -> int:
+    """Adds the values of the number at a position; returns the position after what has been read."""
+    group = read_group(tokens, position, words)
+    if _in_code(tokens, position, group):
+        return position + 1
+    before, start = _word_before(tokens, position)
+    found = values_of(group.terms)
+    if _is_offer(tokens, group, before, found) or _is_parcel(tokens, group, before, found):
+        found = []
+    elif before in PRICED:
+        used.append((tokens[start].start, tokens[group.end - 1].end))
+        return group.end
+    elif all(term.unit is None or term.unit is TIMES for term in group.terms):
+        found = _from_context(tokens, position, group, before, found)
+    if found:
+        first = start if before in PREFIXES and tokens[position].glued else position
+        if not all(value.kind == "number" for value in found) or _is_compound(tokens, group):
+            used.append((tokens[first].start, tokens[group.end - 1].end))
+        values += found
+    return group.end
+
+
+def _is_compound(tokens: list[Token], group: Group) -> bool:
+    return len(group.terms) > 1 or at(tokens, group.end).text == "in"
+
+
+def _in_code(tokens: list[Token], position: int, group: Group) -> bool:
+    """Whether a number is a part of a code: letters touch it that are neither a unit after it nor a known word before."""
+    token, after = tokens[position], at(tokens, group.end)
+    before, ahead = at(tokens, position - 1), at(tokens, position - 2)
+    sure = _is_sure(tokens, position, group)
+    if after.glued and after.text[0].isalpha() and not sure and after.text not in ("in", "x"):
+        return True
+    if not token.glued:
+        return False
+    if before.text[0].isalpha():
+        return not sure and (before.text not in PREFIXES or (before.glued and ahead.is_number))
+    return before.text == "-" and before.glued and ahead.text[0].isalnum() and not sure
+
+
+def _is_sure(tokens: list[Token], position: int, group: Group) -> bool:
+    """Whether a unit of two or more letters says that a number is no part of a code, as in "L20cm"."""
+    if all(term.unit is None or term.unit is TIMES for term in group.terms) or len(at(tokens, group.end - 1).text) < 2:
+        return False
+    before, ahead = at(tokens, position - 1), at(tokens, position - 2)
+    return not (tokens[position].glued and before.text[0].isalpha() and before.glued and ahead.is_number)
+
+
+def _word_before(tokens: list[Token], position: int) -> tuple[str, int]:
+    """Returns the word before a number, over signs that may stand between, and where it is."""
+    place = position - 1
+    while place >= 0 and position - place <= 2 and tokens[place].text in _SKIPPED:
+        place -= 1
+    return (tokens[place].text, place) if place >= 0 else ("", 0)
+
+
+def _is_offer(tokens: list[Token], group: Group, before: str, found: list[Value]) -> bool:
+    """Whether a count, a share or a time is a part of an offer or a guarantee: "buy 2", "50% off"."""
+    if not found or not all(value.kind in _OFFERABLE for value in found):
+        return False
+    percent = found[0].kind == "percent"
+    return before in OFFERED or (percent and (at(tokens, group.end).text in OFFERED or found[0].low == 100))
+
+
+def _is_parcel(tokens: list[Token], group: Group, before: str, found: list[Value]) -> bool:
+    """Whether an amount only says how many fit into a parcel: "1 kg = 20 pcs"."""
+    if not found or found[0].kind not in ("mass", "count"):
+        return False
+    ahead = at(tokens, group.end).text
+    return (found[0].kind == "mass" and ahead in SHIPPED) or (found[0].kind == "count" and before in SHIPPED)
+
+
+def _from_context(tokens: list[Token], position: int, group: Group, before: str, found: list[Value]) -> list[Value]:
+    """Reads numbers without a unit by what stands around them."""
+    if found:  # dimensions
+        return found
+    amounts = [amount for term in group.terms if (amount := term.amount) is not None]
+    if not amounts:
+        return []
+    if before in SIZED or before in SYSTEMS:
+        return _numbered_sizes(group, amounts, before)
+    single = len(amounts) == 1
+    if before == "spf":
+        return [Value("spf", one, one, f"SPF {written(one)}") for one in amounts]
+    if before == "f" and amounts[0] < 64:
+        return [Value("aperture", tidy(amounts[0]), tidy(amounts[-1]), f"f/{group.terms[0].text}")]
+    if before == "/" and at(tokens, position - 2).text == "f" and amounts[0] < 64:
+        return [Value("aperture", tidy(amounts[0]), tidy(amounts[-1]), f"f/{group.terms[0].text}")]
+    if _counts(tokens, position, group, before):
+        return [
+            Value("count", one, one, f"{written(one)} pcs") for one in amounts if one == int(one) and 0 < one <= _MAX_COUNT
+        ]
+    if single and group.terms[0].unit is TIMES and at(tokens, group.end).text in ZOOMS:
+        return [Value("zoom", amounts[0], amounts[0], f"{written(amounts[0])}x zoom")]
+    return [Value("number", one, one, written(one)) for one in amounts]
+
+
+def _numbered_sizes(group: Group, amounts: list[float], before: str) -> list[Value]:
+    label = before.replace("eur", "eu") if before in SYSTEMS else "number"
+    if not all(_SIZES[0] <= amount <= _SIZES[1] for amount in amounts):
+        return [Value("number", one, one, written(one)) for one in amounts]
+    prefix = f"{label.upper()} " if label != "number" else "size "
+    if len(amounts) == 2 and group.terms[1].link == "-" and amounts[0] < amounts[1]:
+        return [Value("size", *amounts, f"{prefix}{written(amounts[0])}-{written(amounts[1])}", label)]
+    return [Value("size", one, one, f"{prefix}{written(one)}", label) for one in amounts]
+
+
+def _counts(tokens: list[Token], position: int, group: Group, before: str) -> bool:
+    """Whether numbers without a unit say how many pieces there are: "isi 3", "pack of 6", "x3", "(3x)"."""
+    if before in FILLED:
+        return True
+    ahead, start = _word_before(tokens, position)
+    if ahead in FILLED_BY and start > 0 and tokens[start - 1].text in FILLERS:
+        return True
+    ends = group.end == len(tokens) or at(tokens, group.end).text in ")],"
+    if len(group.terms) == 1 and group.terms[0].unit is TIMES:
+        return (position == 0 or ends) and at(tokens, group.end).text not in ZOOMS
+    attached = tokens[position].glued and at(tokens, position - 1).text == "x" and not at(tokens, position - 1).glued
+    return attached and ends and (number(tokens[position].text) or 0) > 1

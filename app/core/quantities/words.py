@@ -1,0 +1,184 @@
+"""The words around numbers: units in the languages of shops, and what tells counts, sizes and offers apart.
+
+Languages: English, Indonesian, German, French, Spanish, Portuguese, Italian, Dutch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    """A unit: `amount * factor` is in the unit of the kind."""
+
+    kind: str
+    factor: float
+    name: str
+    rough: bool = False
+    container: bool = False  # "1 box" says nothing about what is in it
+
+
+def _table(
+    kind: str, rows: dict[str, tuple[float, str]], *, rough: bool = False, container: bool = False
+) -> dict[str, Unit]:
+    return {
+        word: Unit(kind, factor, name, rough, container) for name, (factor, words) in rows.items() for word in words.split()
+    }
+
+
+OUNCE = Unit("ounce", 1.0, "oz", True)  # of mass or of volume: read as both
+FOOT_MARK = Unit("mark", 1.0, "'", True)  # feet, or inches of a sloppy writer: read as both
+RATE = Unit("", 1.0, "")  # a speed: known, and left out
+TIMES = Unit("times", 1.0, "x")  # "3x", which only its surroundings explain
+
+UNITS: dict[str, Unit] = {
+    **_table(
+        "mass",
+        {
+            "g": (1, "g gr grm gms gm gram grams gramm gramas gramos gramo grama grammi grammes gramme grs gramz"),
+            "kg": (1000, "kg kgs kilo kilos kilogram kilograms kilogramm kilogramo kilogramos kilogrammes chilo"),
+            "ons": (100, "ons"),
+        },
+    ),
+    **_table("mass", {"lb": (453.592, "lb lbs pound pounds")}, rough=True),
+    **_table("dose", {"mg": (1, "mg miligram milligram mgs"), "mcg": (0.001, "mcg ug μg")}),
+    **_table(
+        "volume",
+        {
+            "ml": (1, "ml mls mililiter milliliter milliliters millilitre millilitres mililitros cc"),
+            "cl": (10, "cl"),
+            "l": (1000, "l lt ltr ltrs liter liters litre litres litro litros litri"),
+        },
+    ),
+    **_table("volume", {"fl oz": (29.5735, "floz"), "gal": (3785.41, "gal gallon gallons")}, rough=True),
+    "oz": OUNCE,
+    "ounce": OUNCE,
+    "ounces": OUNCE,
+    **_table(
+        "length",
+        {
+            "mm": (1, "mm milimeter millimeter millimetre"),
+            "cm": (10, "cm cms centimeter centimetre centimeters sentimeter"),
+            "m": (1000, "m mtr mtrs meter meters metre metres metro metros metri"),
+        },
+    ),
+    **_table(
+        "length",
+        {
+            "inch": (25.4, "inch inches inci inchi inc zoll pouces pouce pulgadas pulgada pollici polegadas"),
+            "ft": (304.8, "ft feet foot"),
+            "yd": (914.4, "yard yards yd yds"),
+        },
+        rough=True,
+    ),
+    **_table("storage", {"GB": (1, "gb gig giga gigabyte"), "TB": (1024, "tb terabyte"), "MB": (1 / 1024, "mb megabyte")}),
+    **_table("power", {"W": (1, "w watt watts wat"), "kW": (1000, "kw kilowatt")}),
+    **_table("voltage", {"V": (1, "v volt volts volte")}),
+    **_table("charge", {"mAh": (1, "mah"), "Ah": (1000, "ah")}),
+    **_table("frequency", {"GHz": (1000, "ghz"), "MHz": (1, "mhz"), "Hz": (1e-6, "hz")}),
+    **_table("rotation", {"rpm": (1, "rpm")}),
+    **_table("pixels", {"MP": (1, "mp mpx megapixel megapixels mpix mpixel")}),
+    **_table("ply", {"ply": (1, "ply plys lapis lagig lapisan layer layers")}),
+    **_table("karat", {"karat": (1, "karat carat kt")}),
+    **_table("percent", {"%": (1, "% persen percent")}),
+    **_table(
+        "age",
+        {
+            "months": (1, "bulan bln months month monate"),
+            "years": (12, "tahun thn years year yrs yr jahre ans años anni anos"),
+        },
+    ),
+    **_table(
+        "count",
+        {
+            "pcs": (
+                1,
+                "pcs pc pce pces pieces piece stück stueck stk buah bh biji pieza piezas pezzi pz pièces pieces "
+                "peças pçs uds ud unidades unidad unités unità ct cnt count szt stuks ea item items picis pics pes psc",
+            ),
+            "sheets": (1, "lembar lbr sheet sheets lmbr blatt feuilles fogli folhas hojas helai"),
+            "sachets": (1, "sachet sachets sct scht saset"),
+            "capsules": (1, "kapsul capsule capsules caps kaps kapseln gélules cápsulas capsulas kapsule"),
+            "tablets": (1, "tablet tablets tab tabs tabletten comprimés comprimidos compresse kaplet"),
+            "bags": (1, "teabag teabags bags beutel"),
+            "pairs": (1, "pasang pair pairs psg paar paires pares paia"),
+            "eggs": (1, "butir"),
+            "sticks": (1, "batang btg"),
+            "dozen": (12, "lusin lsn dozen dz docena dutzend douzaine"),
+            "kodi": (20, "kodi"),
+        },
+    ),
+    **_table(
+        "count",
+        {
+            "pack": (1, "pack packs pak pk pks packung packungen paket paquete pacchi confezioni"),
+            "box": (1, "box boxes dus karton boks cajas"),
+            "bottles": (1, "botol bottle bottles flaschen bouteilles botellas bottiglie"),
+            "set": (1, "set sets"),
+            "rolls": (1, "roll rolls rollen rouleaux rollos rotoli rol"),
+            "pouches": (1, "bungkus bks pouch pouches kaleng cans dosen"),
+        },
+        container=True,
+    ),
+}
+
+# units of two words, as "fl oz": first word -> second word -> unit
+PAIRS: dict[str, dict[str, Unit]] = {
+    "fl": {"oz": UNITS["floz"], "ounce": UNITS["floz"], "ounces": UNITS["floz"]},
+    "fluid": {"oz": UNITS["floz"], "ounce": UNITS["floz"], "ounces": UNITS["floz"]},
+    "mega": {"pixel": UNITS["mp"], "pixels": UNITS["mp"], "piksel": UNITS["mp"]},
+    "milli": {"ampere": UNITS["mah"]},
+    "er": {"pack": UNITS["pcs"], "set": UNITS["pcs"], "packung": UNITS["pcs"]},
+    "tea": {"bags": UNITS["bags"], "bag": UNITS["bags"]},
+}
+
+# A single letter after a number is a unit only where nothing makes it a part of a code.
+LETTER_UNITS = frozenset("g l m v w".split())
+COMPUTING = frozenset(
+    "ddr ram ssd hdd sas sata xeon ghz mhz cache intel amd cpu server sdhc sdxc microsd sandisk geforce radeon gtx rtx "
+    "pcie nvme dimm sodimm memory proliant usb laptop notebook processor adapter flashdisk gb mb raid scsi".split()
+)
+BABIES = frozenset("baby bayi infant newborn toddler setelan babies anak bohobaby".split())
+LENSES = frozenset("lens lente lenses objektiv objectif obiettivo nikkor canon usm nikon sigma tamron zoom".split())
+NETWORKS = frozenset(
+    "iphone samsung xiaomi redmi oppo vivo realme modem wifi lte sim gsm smartphone handphone hp ipad router mifi phone "
+    "galaxy nokia huawei unlocked android phones".split()
+)
+
+LINKS = {
+    "x": "x",
+    "*": "x",
+    "/": "/",
+    "+": "+",
+    "&": "&",
+    "dan": "&",
+    "and": "&",
+    "und": "&",
+    "-": "-",
+    "to": "-",
+    "sampai": "-",
+    "hingga": "-",
+    "bis": "-",
+    "sd": "-",
+}
+
+FILLED = frozenset("isi contents content contains jumlah qty".split())  # "isi 3"
+FILLED_BY = frozenset("of de da di com con von à isi".split())  # "pack of 6" ...
+FILLERS = frozenset(
+    "pack packs set sets box lot paquete caja confezione kit paket packung case bundle pacote caixa jeu boîte juego "
+    "pak bag carton pacco lote".split()
+)
+BARE_COUNTS = {"lusin": 12, "selusin": 12, "lusinan": 12, "kodi": 20, "doppelpack": 2}
+
+SIZED = frozenset("size sz ukuran uk taille talla taglia tamanho größe groesse maat nomor pointure numero".split())
+SYSTEMS = frozenset("eu eur us".split())
+OFFERED = frozenset(
+    "beli buy gratis get free bonus min minimal minimum minimall garansi warranty diskon disc discount disk off sale promo "
+    "hemat cashback save garantie garantía garanzia hanya".split()
+)
+SHIPPED = frozenset("= muat dapat bisa".split())  # "1 kg = 20 pcs", "1kg muat 4": what fits into a parcel
+PRICED = frozenset("rp idr usd eur € $ £".split())
+ZOOMS = frozenset("zoom optical optischer optischem optique óptico ottico digital".split())
+
+# A word that may touch the number after it without making a code of both: "isi50", "SPF30", "L20cm"
+PREFIXES = FILLED | SIZED | SYSTEMS | PRICED | frozenset("spf x per dia diameter f ø no".split())
