@@ -194,17 +194,16 @@ def _fit(sides: tuple[float, ...], others: tuple[float, ...], tolerance: float) 
 
 
 def _compare_codes(left: Facts, right: Facts) -> Comparison:
-    texts = [", ".join(code.upper() for code in facts.codes[:_MAX_SHOWN]) for facts in (left, right)]
-    ours, theirs = {*left.codes, *left.joined}, {*right.codes, *right.joined}
-    same = ours & theirs
+    ours, theirs = (", ".join(code.upper() for code in facts.codes[:_MAX_SHOWN]) for facts in (left, right))
+    same = {*left.codes, *left.joined} & {*right.codes, *right.joined}
     if any(code in left.codes or code in right.codes for code in same):
-        return Comparison("model", Verdict.AGREE, *texts, 1.0)
+        return Comparison("model", Verdict.AGREE, ours, theirs, 1.0)
     if not left.codes or not right.codes:
-        return Comparison("model", Verdict.ABSENT, *texts)
+        return Comparison("model", Verdict.ABSENT, ours, theirs)
     pairs = [(code, other) for code in left.codes for other in right.codes]
     close = min(0.999, max(similarity(*pair) for pair in pairs))
     near = any(is_variant(*pair) for pair in pairs)
-    return Comparison("model", Verdict.ABSENT if near else Verdict.CONFLICT, *texts, close)
+    return Comparison("model", Verdict.ABSENT if near else Verdict.CONFLICT, ours, theirs, close)
 
 
 def vetoes(comparisons: Mapping[str, Comparison]) -> tuple[Comparison, ...]:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Set
 from itertools import pairwise
 from typing import NamedTuple
 
 from app.core.quantities.facts import Value, tidy, written
-from app.core.quantities.tokens import NOTHING, Token, number
-from app.core.quantities.words import (
-    BABIES,
-    COMPUTING,
-    FOOT_MARK,
-    LENSES,
-    LETTER_UNITS,
-    LINKS,
-    NETWORKS,
-    OUNCE,
-    PAIRS,
-    RATE,
-    TIMES,
-    UNITS,
-    Unit,
-)
+from app.core.quantities.following import at, unit_after
+from app.core.quantities.tokens import Token, number
+from app.core.quantities.words import FOOT_MARK, LINKS, OUNCE, RATE, TIMES, UNITS, Unit
 
 _INCH, _FLUID_OUNCE, _FOOT = UNITS["inch"], UNITS["floz"], UNITS["ft"]
 _WEIGHT_OUNCE = Unit("mass", 28.3495, "oz", True)
 _FRACTIONS = frozenset({(1, 2), (1, 3), (1, 4), (1, 8), (2, 3), (3, 4)})
 _BROKEN_KINDS = frozenset({"mass", "volume", "length", "ounce", "mark"})
 _ADDED_KINDS = frozenset({"mass", "volume", "dose", "storage", "ounce"})
-_STUCK = re.compile("(?:ml|gram|gr|kg|cm|pcs|gb|mah)(?=[a-z]{4})")  # the next word stuck to the unit: "85MLready"
 _MAX_MULTIPLE = 1000
-_MAX_INCHES_BY_QUOTE = 150
 
 
 class Term(NamedTuple):
@@ -53,114 +37,6 @@ class Group(NamedTuple):
 
     terms: list[Term]
     end: int
-
-
-def at(tokens: list[Token], position: int) -> Token:
-    """Returns a token, or one that is nothing beyond the ends."""
-    return tokens[position] if 0 <= position < len(tokens) else NOTHING
-
-
-def unit_after(tokens: list[Token], position: int, words: Set[str]) -> tuple[Unit | None, int]:
-    """Reads the unit that stands at a position, just after a number; returns it and the position after it."""
-    token = at(tokens, position)
-    if token.text == "-" and token.glued and at(tokens, position + 1).glued and len(at(tokens, position + 1).text) > 1:
-        unit, after = unit_after(tokens, position + 1, words)
-        return (unit, after) if unit else (None, position)
-    if not token.text[0].isalpha():
-        return _sign(tokens, position)
-    if token.text in PAIRS:
-        second = position + 1 + (at(tokens, position + 1).text in ".-")
-        pair = PAIRS[token.text].get(at(tokens, second).text)
-        if pair:
-            return pair, second + 1
-    if token.text == "x" and token.glued and not at(tokens, position + 1).glued:
-        return TIMES, position + 1
-    unit, after = UNITS.get(token.text), at(tokens, position + 1)
-    if unit is None or (len(token.text) == 1 and not _stands(tokens, position, words)):
-        return _special(tokens, position, words)
-    if after.glued and after.is_number:
-        return None, position
-    if unit.kind == "storage" and at(tokens, position + 1).text == "/" and at(tokens, position + 2).text in ("s", "sec"):
-        return RATE, position + 3
-    return unit, position + 1
-
-
-def _stands(tokens: list[Token], position: int, words: Set[str]) -> bool:
-    """Whether a single letter after a number is a unit, and not a part of a code or the name of a network."""
-    token, after = tokens[position], at(tokens, position + 1)
-    if token.text not in LETTER_UNITS or (after.glued and after.text in "'+"):
-        return False
-    ahead = tokens[position - 2] if position > 1 else NOTHING
-    if ahead.text == "f" or (ahead.text == "/" and at(tokens, position - 3).text == "f"):  # f/4L, f2.8G
-        return False
-    if after.text in "-/." and after.glued and at(tokens, position + 2).glued and token.glued:
-        further = at(tokens, position + 2)
-        if further.is_number and after.text != "/":
-            return False
-    if token.text == "g" and len(tokens[position - 1].text) == 1:
-        return NETWORKS.isdisjoint(words) and COMPUTING.isdisjoint(words)
-    if token.text == "m" and at(tokens, position - 2).text == "-" and not BABIES.isdisjoint(words):
-        return False
-    if token.text in "gm":
-        return COMPUTING.isdisjoint(words)
-    return token.text != "l" or LENSES.isdisjoint(words)
-
-
-def _special(tokens: list[Token], position: int, words: Set[str]) -> tuple[Unit | None, int]:
-    """Reads what is a unit only here: "13.3in", "50s", "24k gold", "6er"."""
-    token, after = tokens[position], at(tokens, position + 1)
-    before = tokens[position - 1].text
-    stuck = _STUCK.match(token.text) if token.glued else None
-    if stuck:
-        return UNITS[stuck.group()], position + 1
-    ends = not after.glued or not (after.is_number or after.text[0].isalpha())
-    if token.text == "m" and after.text == "+" and after.glued:  # of babies
-        return UNITS["bulan"], position + 2
-    if token.text == "m" and not BABIES.isdisjoint(words) and at(tokens, position - 2).text == "-":
-        return UNITS["bulan"], position + 1
-    if token.text in ("th", "yo") and not token.glued:
-        return UNITS["tahun"], position + 1
-    if token.glued and ends:
-        if token.text == "g" and before in ("8", "16", "32", "64", "128", "256", "512") and not COMPUTING.isdisjoint(words):
-            return UNITS["gb"], position + 1
-        if token.text == "go":
-            return UNITS["gb"], position + 1
-        if token.text in ("in", "ins"):
-            return _INCH, position + 1
-        if (
-            token.text in ("s", "er", "p")
-            and 3 <= float(number(before) or 0) <= 200
-            and (token.text != "s" or len(before) > 1)
-        ):
-            return UNITS["pcs"] if token.text != "p" else None, position + (token.text != "p")
-        if (
-            token.text == "k"
-            and before in ("9", "10", "14", "18", "22", "24")
-            and not words.isdisjoint(("gold", "emas", "or", "oro"))
-        ):
-            return UNITS["karat"], position + 1
-    return None, position
-
-
-def _sign(tokens: list[Token], position: int) -> tuple[Unit | None, int]:
-    """Reads a unit that is written as a sign: %, ", '', '."""
-    token = at(tokens, position)
-    if token.text == "%":
-        return UNITS["%"], position + 1
-    if token.text not in ('"', "'"):
-        return None, position
-    size = number(tokens[position - 1].text)
-    if size is None or not 0 < size <= _MAX_INCHES_BY_QUOTE:
-        return None, position
-    after = at(tokens, position + 1)
-    if token.text == "'":
-        if after.text == "'" and after.glued:
-            return _INCH, position + 2
-        if after.text == "s" and after.glued:
-            return (UNITS["pcs"], position + 2) if len(tokens[position - 1].text) > 1 else (None, position)
-        return (None, position) if after.glued and after.is_number else (FOOT_MARK, position + 1)
-    opened = sum(one.text == '"' and not (one.glued and tokens[n - 1].is_number) for n, one in enumerate(tokens[:position]))
-    return (None, position) if opened % 2 or (after.glued and after.text.isalpha()) else (_INCH, position + 1)
 
 
 def read_group(tokens: list[Token], position: int, words: Set[str]) -> Group:

@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from app.core.quantities.codes import read_codes
 from app.core.quantities.facts import KINDS, Facts, Value, tidy, written
-from app.core.quantities.groups import Group, at, read_group, values_of
+from app.core.quantities.following import at
+from app.core.quantities.groups import Group, read_group, values_of
 from app.core.quantities.sizes import size_values
 from app.core.quantities.tokens import Token, number, plain, tokenise
 from app.core.quantities.words import (
@@ -19,6 +20,7 @@ from app.core.quantities.words import (
     OFFERED,
     PREFIXES,
     PRICED,
+    RATE,
     SHIPPED,
     SIZED,
     SYSTEMS,
@@ -30,6 +32,7 @@ _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _SKIPPED = frozenset(":.(@[")
 _SIZES = (0.5, 64.0)  # what is a size of clothes or shoes
 _MAX_COUNT = 5000
+_LONG = 10_000
 _DIGIT = re.compile("[0-9]")
 _SIZED_TEXT = re.compile(r"size|ukuran|[sl](?![^\W_])")
 _EMPTY = Facts()
@@ -92,14 +95,19 @@ def _read_number(tokens: list[Token], position: int, words: Set[str], values: li
         found = _from_context(tokens, position, group, before, found)
     if found:
         first = start if before in PREFIXES and tokens[position].glued else position
-        if not all(value.kind == "number" for value in found) or _is_compound(tokens, group):
-            used.append((tokens[first].start, tokens[group.end - 1].end))
+        if not all(value.kind == "number" for value in found) or at(tokens, group.end).text == "in":
+            used.append((tokens[first].start, _end(tokens, group, found)))
         values += found
+    elif any(term.unit is RATE for term in group.terms):
+        used.append((tokens[position].start, tokens[group.end - 1].end))
     return group.end
 
 
-def _is_compound(tokens: list[Token], group: Group) -> bool:
-    return len(group.terms) > 1 or at(tokens, group.end).text == "in"
+def _end(tokens: list[Token], group: Group, found: list[Value]) -> int:
+    """Returns where what has been read ends, the mark of a lens after its aperture included: f/4L."""
+    after = at(tokens, group.end)
+    mark = found[0].kind == "aperture" and after.glued and after.text.isalpha() and len(after.text) == 1
+    return after.end if mark else tokens[group.end - 1].end
 
 
 def _in_code(tokens: list[Token], position: int, group: Group) -> bool:
@@ -170,16 +178,21 @@ def _from_context(tokens: list[Token], position: int, group: Group, before: str,
         ]
     if single and group.terms[0].unit is TIMES and at(tokens, group.end).text in ZOOMS:
         return [Value("zoom", amounts[0], amounts[0], f"{written(amounts[0])}x zoom")]
-    return [Value("number", one, one, written(one)) for one in amounts]
+    return _numbers(amounts)
+
+
+def _numbers(amounts: list[float]) -> list[Value]:
+    """Returns numbers that mean something unknown; long ones are codes or prices."""
+    return [Value("number", one, one, written(one)) for one in amounts if one < _LONG]
 
 
 def _numbered_sizes(group: Group, amounts: list[float], before: str) -> list[Value]:
     label = before.replace("eur", "eu") if before in SYSTEMS else "number"
     if not all(_SIZES[0] <= amount <= _SIZES[1] for amount in amounts):
-        return [Value("number", one, one, written(one)) for one in amounts]
+        return _numbers(amounts)
     prefix = f"{label.upper()} " if label != "number" else "size "
     if len(amounts) == 2 and group.terms[1].link == "-" and amounts[0] < amounts[1]:
-        return [Value("size", *amounts, f"{prefix}{written(amounts[0])}-{written(amounts[1])}", label)]
+        return [Value("size", amounts[0], amounts[1], f"{prefix}{written(amounts[0])}-{written(amounts[1])}", label)]
     return [Value("size", one, one, f"{prefix}{written(one)}", label) for one in amounts]
 
 

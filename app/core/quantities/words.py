@@ -8,6 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+def words(text: str) -> frozenset[str]:
+    """Returns the words of a text."""
+    return frozenset(text.split())
+
+
 class Unit(NamedTuple):
     """A unit: `amount * factor` is in the unit of the kind."""
 
@@ -30,6 +35,11 @@ OUNCE = Unit("ounce", 1.0, "oz", True)  # of mass or of volume: read as both
 FOOT_MARK = Unit("mark", 1.0, "'", True)  # feet, or inches of a sloppy writer: read as both
 RATE = Unit("", 1.0, "")  # a speed: known, and left out
 TIMES = Unit("times", 1.0, "x")  # "3x", which only its surroundings explain
+
+_PIECES = """
+    pcs pc pce pces pieces piece stück stueck stk buah bh biji pieza piezas pezzi pz pièces peças pçs uds ud unidades unidad
+    unités unità ct cnt count szt stuks ea item items picis pics pes psc
+"""
 
 UNITS: dict[str, Unit] = {
     **_table(
@@ -93,8 +103,7 @@ UNITS: dict[str, Unit] = {
         {
             "pcs": (
                 1,
-                "pcs pc pce pces pieces piece stück stueck stk buah bh biji pieza piezas pezzi pz pièces pieces "
-                "peças pçs uds ud unidades unidad unités unità ct cnt count szt stuks ea item items picis pics pes psc",
+                _PIECES,
             ),
             "sheets": (1, "lembar lbr sheet sheets lmbr blatt feuilles fogli folhas hojas helai"),
             "sachets": (1, "sachet sachets sct scht saset"),
@@ -133,16 +142,17 @@ PAIRS: dict[str, dict[str, Unit]] = {
 }
 
 # A single letter after a number is a unit only where nothing makes it a part of a code.
-LETTER_UNITS = frozenset("g l m v w".split())
-COMPUTING = frozenset(
+LETTER_UNITS = words("g l m v w")
+COMPUTING = words(
     "ddr ram ssd hdd sas sata xeon ghz mhz cache intel amd cpu server sdhc sdxc microsd sandisk geforce radeon gtx rtx "
-    "pcie nvme dimm sodimm memory proliant usb laptop notebook processor adapter flashdisk gb mb raid scsi".split()
+    "pcie nvme dimm sodimm memory proliant usb laptop notebook processor adapter flashdisk gb mb raid scsi"
 )
-BABIES = frozenset("baby bayi infant newborn toddler setelan babies anak bohobaby".split())
-LENSES = frozenset("lens lente lenses objektiv objectif obiettivo nikkor canon usm nikon sigma tamron zoom".split())
-NETWORKS = frozenset(
+BABIES = words("baby bayi infant newborn toddler setelan babies anak bohobaby")
+GOLDEN = words("gold emas or oro ouro goldfarben")
+LENSES = words("lens lente lenses objektiv objectif obiettivo nikkor canon usm nikon sigma tamron zoom")
+NETWORKS = words(
     "iphone samsung xiaomi redmi oppo vivo realme modem wifi lte sim gsm smartphone handphone hp ipad router mifi phone "
-    "galaxy nokia huawei unlocked android phones".split()
+    "galaxy nokia huawei unlocked android phones"
 )
 
 LINKS = {
@@ -162,23 +172,23 @@ LINKS = {
     "sd": "-",
 }
 
-FILLED = frozenset("isi contents content contains jumlah qty".split())  # "isi 3"
-FILLED_BY = frozenset("of de da di com con von à isi".split())  # "pack of 6" ...
-FILLERS = frozenset(
+FILLED = words("isi contents content contains jumlah qty")  # "isi 3"
+FILLED_BY = words("of de da di com con von à isi")  # "pack of 6" ...
+FILLERS = words(
     "pack packs set sets box lot paquete caja confezione kit paket packung case bundle pacote caixa jeu boîte juego "
-    "pak bag carton pacco lote".split()
+    "pak bag carton pacco lote"
 )
 BARE_COUNTS = {"lusin": 12, "selusin": 12, "lusinan": 12, "kodi": 20, "doppelpack": 2}
 
-SIZED = frozenset("size sz ukuran uk taille talla taglia tamanho größe groesse maat nomor pointure numero".split())
-SYSTEMS = frozenset("eu eur us".split())
-OFFERED = frozenset(
+SIZED = words("size sz ukuran uk taille talla taglia tamanho größe groesse maat nomor pointure numero")
+SYSTEMS = words("eu eur us")
+OFFERED = words(
     "beli buy gratis get free bonus min minimal minimum minimall garansi warranty diskon disc discount disk off sale promo "
-    "hemat cashback save garantie garantía garanzia hanya".split()
+    "hemat cashback save garantie garantía garanzia hanya"
 )
-SHIPPED = frozenset("= muat dapat bisa".split())  # "1 kg = 20 pcs", "1kg muat 4": what fits into a parcel
-PRICED = frozenset("rp idr usd eur € $ £".split())
-ZOOMS = frozenset("zoom optical optischer optischem optique óptico ottico digital".split())
+SHIPPED = words("= muat dapat bisa")  # "1 kg = 20 pcs", "1kg muat 4": what fits into a parcel
+PRICED = words("rp idr usd eur € $ £")
+ZOOMS = words("zoom optical optischer optischem optique óptico ottico digital")
 
 # A word that may touch the number after it without making a code of both: "isi50", "SPF30", "L20cm"
-PREFIXES = FILLED | SIZED | SYSTEMS | PRICED | frozenset("spf x per dia diameter f ø no".split())
+PREFIXES = FILLED | SIZED | SYSTEMS | PRICED | words("spf x per dia diameter f ø no")
