@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 _CHUNK = re.compile(r"(?<![^\W_])[a-z0-9]+(?:[-.:][a-z0-9]+)*(?![^\W_])")
 _COMMON = re.compile(
-    r"[0-9]+(?:d|k|p|g|x|th|st|nd|rd|in1|s|e|m|er|way|ch|pcs|v|w)|mp[34]|usb[0-9.]*|ddr[0-9]l?|pc[0-9]-?[0-9]*|h26[45]|wi-?fi[0-9]?|"
+    r"[0-9]+(?:d|k|p|g|x|th|st|nd|rd|in1|s|e|m|er|way|ch|pcs|v|w)|mp[34]|usb[0-9.]*|ddr[0-9]?l?-?[0-9]*|uhs-?[0-9i]+|[rw]?[0-9.]+[mgk]b(?:ps)?|pc[0-9]-?[0-9]*|h26[45]|wi-?fi[0-9]?|"
     r"v[0-9]|3g|4g|5g|type-?c|full-?hd|2in1|pm2\.5|covid-?19|tws[0-9]?|[0-9.]+"
 )
 MIN_CODE = 4
 MIN_DIGITS = 5  # of a code without letters
 _MAX_WORD = 5
-_SHORT_WORD = 4
+_LONGEST_FIRST = 7  # letters that may be the first or the last part of a code: SDSDXPA-064G, not wireless-n300
+_LONGEST_LAST = 3
 
 
 def read_codes(text: str, used: Sequence[tuple[int, int]]) -> tuple[set[str], set[str], set[str]]:
@@ -53,10 +54,12 @@ def _code(chunk: str) -> str:
         bare = chunk.replace(".", "")
         return bare if bare.isdigit() and len(bare) >= MIN_DIGITS and len(bare) - chunk.count(".") > MIN_DIGITS - 1 else ""
     parts = re.split(r"[-.:]", chunk)
-    while len(parts) > 1 and parts[0].isalpha() and len(parts[0]) > _SHORT_WORD:
+    while len(parts) > 1 and parts[0].isalpha() and len(parts[0]) > _LONGEST_FIRST:
         parts = parts[1:]
-    while len(parts) > 1 and parts[-1].isalpha() and len(parts[-1]) > _SHORT_WORD - 1:
+    while len(parts) > 1 and parts[-1].isalpha() and len(parts[-1]) > _LONGEST_LAST:
         parts = parts[:-1]
+    if len(parts) > 1 and len(parts[0]) < _LONGEST_LAST and parts[0].isdigit() and "".join(parts[1:]).isalpha():
+        return ""  # 4-cup
     code = "".join(parts)
     if code.isdigit():
         return code if len(code) >= MIN_DIGITS else ""

@@ -18,6 +18,7 @@ from app.core.quantities.words import (
     RATE,
     TIMES,
     UNITS,
+    ZOOMS,
     Unit,
 )
 
@@ -45,9 +46,10 @@ def unit_after(tokens: list[Token], position: int, words: Set[str]) -> tuple[Uni
         pair = PAIRS[token.text].get(at(tokens, second).text)
         if pair:
             return pair, second + 1
-    if token.text == "x" and token.glued and not at(tokens, position + 1).glued:
+    further = at(tokens, position + 1)
+    if token.text == "x" and (further.text in ZOOMS or (token.glued and not further.glued)):
         return TIMES, position + 1
-    unit, further = UNITS.get(token.text), at(tokens, position + 1)
+    unit = UNITS.get(token.text)
     if unit is None or (len(token.text) == 1 and not _stands(tokens, position, words)):
         return _special(tokens, position, words)
     if further.glued and further.is_number:
@@ -86,7 +88,9 @@ def _special(tokens: list[Token], position: int, words: Set[str]) -> tuple[Unit 
     if token.text == "m" and _of_babies(tokens, position, words):
         return UNITS["bulan"], position + 1
     if not token.glued:
-        return (UNITS["tahun"], position + 1) if token.text in ("th", "yo") else (None, position)
+        inches = token.text == "in" and not after.text.isalnum()  # "(5 in)"
+        unit = UNITS["tahun"] if token.text in ("th", "yo") else UNITS["inch"] if inches else None
+        return unit, position + (unit is not None)
     stuck = _STUCK.match(token.text)
     if stuck:
         return UNITS[stuck.group()], position + 1

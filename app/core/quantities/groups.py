@@ -71,6 +71,8 @@ def _link(tokens: list[Token], position: int, term: Term) -> tuple[str, int]:
     second = at(tokens, position + 1)
     if not link or not second.is_number or unit is TIMES:
         return "", position
+    if link == "-" and second.glued and at(tokens, position - 2).text == "/" and at(tokens, position - 3).text == "f":
+        return link, position + 1  # f/4 -5.6
     if link in "-/+&" and len(sign.text) == 1 and sign.glued != second.glued and not term.link == link == "/":
         return "", position
     return link, position + 1
@@ -205,7 +207,7 @@ def _dimensions(amounts: list[float], units: list[Unit | None]) -> list[Value]:
 def measured(unit: Unit, high: float, low: float | None = None, text: str | None = None) -> list[Value]:
     """Returns an amount, or a range, in the unit of its kind: two readings where the unit has two."""
     low = high if low is None else low
-    if unit is RATE or unit is TIMES or high <= 0:
+    if unit is RATE or unit is TIMES or (high <= 0 and unit.kind != "percent"):
         return []
     if text is None:
         text = f"{written(high) if low == high else f'{written(low)}-{written(high)}'} {unit.name}"

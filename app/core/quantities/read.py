@@ -32,9 +32,10 @@ _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _SKIPPED = frozenset(":.(@[")
 _SIZES = (0.5, 64.0)  # what is a size of clothes or shoes
 _MAX_COUNT = 5000
+_MAX_LETTERS = 2  # before an amount that they touch: "L20cm"
 _LONG = 10_000
 _DIGIT = re.compile("[0-9]")
-_SIZED_TEXT = re.compile(r"size|ukuran|[sl](?![^\W_])")
+_SIZED_TEXT = re.compile(r"size|ukuran|(?<![^\W_])(?:taille|talla|taglia|größe|uk|sz|fit|x*[sml][0-9]*|[0-9]xl)(?![^\W_])")
 _EMPTY = Facts()
 _OFFERABLE = frozenset(("count", "age", "percent"))
 Span = tuple[int, int]
@@ -114,6 +115,8 @@ def _in_code(tokens: list[Token], position: int, group: Group) -> bool:
     """Whether a number is a part of a code: letters touch it that are neither a unit after it nor a known word before."""
     token, after = tokens[position], at(tokens, group.end)
     before, ahead = at(tokens, position - 1), at(tokens, position - 2)
+    if before.text == "f" or (before.text == "/" and ahead.text == "f"):  # an aperture, but for F7B5
+        return after.glued and after.text.isalpha() and at(tokens, group.end + 1).glued
     sure = _is_sure(tokens, position, group)
     if after.glued and after.text[0].isalpha() and not sure and after.text not in ("in", "x"):
         return True
@@ -126,10 +129,13 @@ def _in_code(tokens: list[Token], position: int, group: Group) -> bool:
 
 def _is_sure(tokens: list[Token], position: int, group: Group) -> bool:
     """Whether a unit of two or more letters says that a number is no part of a code, as in "L20cm"."""
-    if all(term.unit is None or term.unit is TIMES for term in group.terms) or len(at(tokens, group.end - 1).text) < 2:
+    last = at(tokens, group.end - 1)
+    if all(term.unit is None or term.unit is TIMES for term in group.terms) or len(last.text) < 2 or last.text == "er":
         return False
     before, ahead = at(tokens, position - 1), at(tokens, position - 2)
-    return not (tokens[position].glued and before.text[0].isalpha() and before.glued and ahead.is_number)
+    if not (tokens[position].glued and before.text[0].isalpha()):
+        return True
+    return last.glued and len(before.text) <= _MAX_LETTERS and not (before.glued and ahead.is_number)
 
 
 def _word_before(tokens: list[Token], position: int) -> tuple[str, int]:
@@ -144,8 +150,8 @@ def _is_offer(tokens: list[Token], group: Group, before: str, found: list[Value]
     """Whether a count, a share or a time is a part of an offer or a guarantee: "buy 2", "50% off"."""
     if not found or not all(value.kind in _OFFERABLE for value in found):
         return False
-    percent = found[0].kind == "percent"
-    return before in OFFERED or (percent and (at(tokens, group.end).text in OFFERED or found[0].low == 100))
+    after = found[0].kind != "count" and at(tokens, group.end).text in OFFERED
+    return before in OFFERED or after or (found[0].kind == "percent" and found[0].low == 100)
 
 
 def _is_parcel(tokens: list[Token], group: Group, before: str, found: list[Value]) -> bool:
@@ -206,5 +212,6 @@ def _counts(tokens: list[Token], position: int, group: Group, before: str) -> bo
     ends = group.end == len(tokens) or at(tokens, group.end).text in ")],"
     if len(group.terms) == 1 and group.terms[0].unit is TIMES:
         return (position == 0 or ends) and at(tokens, group.end).text not in ZOOMS
-    attached = tokens[position].glued and at(tokens, position - 1).text == "x" and not at(tokens, position - 1).glued
+    times = at(tokens, position - 1)
+    attached = tokens[position].glued and times.text == "x" and not (times.glued and at(tokens, position - 2).text.isalnum())
     return attached and ends and (number(tokens[position].text) or 0) > 1

@@ -8,10 +8,11 @@ from app.core.quantities.facts import Value
 
 ALL = "all"
 _LETTER = "(?:x{0,4}s|m|x{0,5}l|[2-6]xl)"
+_NAMED = "(?:(?:size|sz|ukuran|uk|fit to|fit|taille|talla|taglia|größe)[ :.]{0,2})"
 _SURE = re.compile(
-    r"(?<![^\W_])(?P<range>(?P<low>x{0,3}[sl]|m) ?- ?(?P<high>x{1,4}l|l|[2-6]xl))(?![^\W_])"
-    rf"|(?<![^\W_'])(?P<list>{_LETTER}(?: ?[,/&] ?{_LETTER})+)(?![^\W_])"
-    rf"|(?<![^\W_])(?:size|sz|ukuran|uk|fit to|fit|taille|talla|taglia|größe)[ :.]{{0,2}}(?P<named>{_LETTER})(?![^\W_'])"
+    rf"(?<![^\W_]){_NAMED}?(?P<range>(?P<low>x{{0,3}}[sl]|m) ?- ?(?P<high>x{{1,4}}l|l|[2-6]xl))(?![^\W_])"
+    rf"|(?<![^\W_']){_NAMED}?(?P<list>{_LETTER}(?: ?[,/&] ?{_LETTER})+)(?![^\W_])"
+    rf"|(?<![^\W_]){_NAMED}(?P<named>{_LETTER})(?![^\W_'])"
     r"|(?<![^\W_])(?P<alone>x{1,4}s|x{1,5}l|[2-6]xl)(?![^\W_])"
     r"|(?<![^\W_])(?P<all>all ?size|free ?size|one ?size|onesize|tu unico|talla unica|taille unique)(?![^\W_])"
 )

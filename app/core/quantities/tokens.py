@@ -46,12 +46,12 @@ def tokenise(text: str) -> list[Token]:
 
 
 def number(text: str, unit: str = "") -> float | None:
-    """Returns the number that a token writes, or None for versions and numbers that are no amounts.
+    """Returns the number that a token writes, or None for versions, codes and what is too long.
 
     A point or a comma before exactly three digits groups thousands ("1.000 ml", "1,000 ml"), but for a unit in which
     nobody sells thousands ("1.500 kg" is one and a half) or after a zero.
     """
-    if len(text) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS or (text[0] == "0" and text.isdigit() and len(text) > 1):  # 001 counts nothing
         return None
     if text.isdigit():
         return float(text)

@@ -82,6 +82,7 @@ UNITS: dict[str, Unit] = {
         rough=True,
     ),
     **_table("storage", {"GB": (1, "gb gig giga gigabyte"), "TB": (1024, "tb terabyte"), "MB": (1 / 1024, "mb megabyte")}),
+    **dict.fromkeys(("mbps", "gbps", "kbps"), RATE),
     **_table("power", {"W": (1, "w watt watts wat"), "kW": (1000, "kw kilowatt")}),
     **_table("voltage", {"V": (1, "v volt volts volte")}),
     **_table("charge", {"mAh": (1, "mah"), "Ah": (1000, "ah")}),
@@ -107,7 +108,7 @@ UNITS: dict[str, Unit] = {
             ),
             "sheets": (1, "lembar lbr sheet sheets lmbr blatt feuilles fogli folhas hojas helai"),
             "sachets": (1, "sachet sachets sct scht saset"),
-            "capsules": (1, "kapsul capsule capsules caps kaps kapseln gélules cápsulas capsulas kapsule"),
+            "capsules": (1, "kapsul capsule capsules softgel softgels caps kaps kapseln gélules cápsulas capsulas kapsule"),
             "tablets": (1, "tablet tablets tab tabs tabletten comprimés comprimidos compresse kaplet"),
             "bags": (1, "teabag teabags bags beutel"),
             "pairs": (1, "pasang pair pairs psg paar paires pares paia"),
@@ -138,6 +139,8 @@ PAIRS: dict[str, dict[str, Unit]] = {
     "mega": {"pixel": UNITS["mp"], "pixels": UNITS["mp"], "piksel": UNITS["mp"]},
     "milli": {"ampere": UNITS["mah"]},
     "er": {"pack": UNITS["pcs"], "set": UNITS["pcs"], "packung": UNITS["pcs"]},
+    "soft": dict.fromkeys(("kapsul", "capsule", "capsules", "gel", "gels"), UNITS["kapsul"]),
+    "mini": dict.fromkeys(("kapsul", "capsule", "capsules"), UNITS["kapsul"]),
     "tea": {"bags": UNITS["bags"], "bag": UNITS["bags"]},
 }
 
@@ -166,6 +169,9 @@ LINKS = {
     "und": "&",
     "-": "-",
     "to": "-",
+    "a": "-",
+    "à": "-",
+    "até": "-",
     "sampai": "-",
     "hingga": "-",
     "bis": "-",
@@ -183,7 +189,7 @@ BARE_COUNTS = {"lusin": 12, "selusin": 12, "lusinan": 12, "kodi": 20, "doppelpac
 SIZED = words("size sz ukuran uk taille talla taglia tamanho größe groesse maat nomor pointure numero")
 SYSTEMS = words("eu eur us")
 OFFERED = words(
-    "beli buy gratis get free bonus min minimal minimum minimall garansi warranty diskon disc discount disk off sale promo "
+    "beli buy gratis get free bonus min minimal order minimum minimall garansi bergaransi warranty diskon disc discount disk off sale promo "
     "hemat cashback save garantie garantía garanzia hanya"
 )
 SHIPPED = words("= muat dapat bisa")  # "1 kg = 20 pcs", "1kg muat 4": what fits into a parcel
