@@ -38,6 +38,7 @@ _DIGIT = re.compile("[0-9]")
 _SIZED_TEXT = re.compile(r"size|ukuran|(?<![^\W_])(?:taille|talla|taglia|größe|uk|sz|fit|x*[sml][0-9]*|[0-9]xl)(?![^\W_])")
 _EMPTY = Facts()
 _OFFERABLE = frozenset(("count", "age", "percent"))
+_PARCELS = [[bracket, "1", "kg"] for bracket in "([{"]
 Span = tuple[int, int]
 
 
@@ -87,12 +88,13 @@ def _read_number(tokens: list[Token], position: int, words: Set[str], values: li
         return position + 1
     before, start = _word_before(tokens, position)
     found = values_of(group.terms)
-    if _is_offer(tokens, group, before, found) or _is_parcel(tokens, group, before, found):
-        found = []
-    elif before in PRICED:
+    if _is_offer(tokens, group, before, found) or _is_parcel(tokens, position, group, before, found):
+        used.append((tokens[position].start, tokens[group.end - 1].end))
+        return group.end
+    if before in PRICED:
         used.append((tokens[start].start, tokens[group.end - 1].end))
         return group.end
-    elif all(term.unit is None or term.unit is TIMES for term in group.terms):
+    if all(term.unit is None or term.unit is TIMES for term in group.terms):
         found = _from_context(tokens, position, group, before, found)
     if found:
         first = start if before in PREFIXES and tokens[position].glued else position
@@ -133,7 +135,7 @@ def _is_sure(tokens: list[Token], position: int, group: Group) -> bool:
     if all(term.unit is None or term.unit is TIMES for term in group.terms) or len(last.text) < 2 or last.text == "er":
         return False
     before, ahead = at(tokens, position - 1), at(tokens, position - 2)
-    if not (tokens[position].glued and before.text[0].isalpha()):
+    if not tokens[position].glued or not (before.text == "-" or before.text[0].isalpha()):
         return True
     return last.glued and len(before.text) <= _MAX_LETTERS and not (before.glued and ahead.is_number)
 
@@ -154,12 +156,16 @@ def _is_offer(tokens: list[Token], group: Group, before: str, found: list[Value]
     return before in OFFERED or after or (found[0].kind == "percent" and found[0].low == 100)
 
 
-def _is_parcel(tokens: list[Token], group: Group, before: str, found: list[Value]) -> bool:
-    """Whether an amount only says how many fit into a parcel: "1 kg = 20 pcs"."""
+def _is_parcel(tokens: list[Token], position: int, group: Group, before: str, found: list[Value]) -> bool:
+    """Whether an amount only says how many fit into a parcel: "1 kg = 20 pcs", "[1kg 28 pcs]"."""
     if not found or found[0].kind not in ("mass", "count"):
         return False
-    ahead = at(tokens, group.end).text
-    return (found[0].kind == "mass" and ahead in SHIPPED) or (found[0].kind == "count" and before in SHIPPED)
+    if found[0].kind == "count":
+        return before in SHIPPED or [token.text for token in tokens[max(0, position - 3) : position]] in _PARCELS
+    ahead = at(tokens, group.end)
+    return ahead.text in SHIPPED or (
+        ahead.is_number and [one.text for one in tokens[position - 1 : position + 2]] in _PARCELS
+    )
 
 
 def _from_context(tokens: list[Token], position: int, group: Group, before: str, found: list[Value]) -> list[Value]:

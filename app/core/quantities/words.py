@@ -189,8 +189,8 @@ BARE_COUNTS = {"lusin": 12, "selusin": 12, "lusinan": 12, "kodi": 20, "doppelpac
 SIZED = words("size sz ukuran uk taille talla taglia tamanho größe groesse maat nomor pointure numero")
 SYSTEMS = words("eu eur us")
 OFFERED = words(
-    "beli buy gratis get free bonus min minimal order minimum minimall garansi bergaransi warranty diskon disc discount disk off sale promo "
-    "hemat cashback save garantie garantía garanzia hanya"
+    "beli buy gratis get free bonus min minimal order minimum minimall garansi bergaransi warranty diskon disc discount "
+    "disk off sale promo hemat cashback save garantie garantía garanzia hanya"
 )
 SHIPPED = words("= muat dapat bisa")  # "1 kg = 20 pcs", "1kg muat 4": what fits into a parcel
 PRICED = words("rp idr usd eur € $ £")
