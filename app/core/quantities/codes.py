@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_CHUNK = re.compile(r"(?<![^\W_])[a-z0-9]+(?:[-.:][a-z0-9]+)*(?![^\W_])")
+_CHUNK = re.compile(r"(?<![^\W_])(?=[a-z.:-]*[0-9])[a-z0-9]+(?:[-.:][a-z0-9]+)*(?![^\W_])")
+_GAP = 3  # spaces and dashes between a word and the code that it may belong to
 _COMMON = re.compile(
     r"[0-9]+(?:d|k|p|g|x|th|st|nd|rd|in1|s|e|m|er|way|ch|pcs|v|w)|mp[34]|usb[0-9.]*|ddr[0-9]?l?-?[0-9]*|uhs-?[0-9i]+|[rw]?[0-9.]+[mgk]b(?:ps)?|pc[0-9]-?[0-9]*|h26[45]|wi-?fi[0-9]?|"
     r"v[0-9]|3g|4g|5g|type-?c|full-?hd|2in1|pm2\.5|covid-?19|tws[0-9]?|[0-9.]+"
@@ -28,24 +29,27 @@ def read_codes(text: str, used: Sequence[tuple[int, int]]) -> tuple[set[str], se
         Codes of models, what they might be joined with the word before, and codes too short to name a model ("i5").
     """
     codes, joined, short = set[str](), set[str](), set[str]()
-    before, ended = "", -1
     for found in _CHUNK.finditer(text):
-        chunk, start, end = found.group(), *found.span()
-        word, near = before, start - ended <= 3 and not text[ended:start].strip(" -")
-        before, ended = (chunk if len(chunk) <= _MAX_WORD and chunk.isalpha() else ""), end
-        if chunk.isalpha() or any(start < last and first < end for first, last in used):
+        chunk, (start, end) = found.group(), found.span()
+        if any(start < last and first < end for first, last in used):
             continue
         code = _code(chunk)
-        if not code:
-            if word and near and chunk.isdigit() and 2 < len(chunk) < MIN_DIGITS:
-                joined.add(word + chunk)
-        elif len(code) < MIN_CODE:
-            short.add(code)
-        else:
-            codes.add(code)
-        if code and word and near:
-            joined.add(word + code)
+        if code:
+            (short if len(code) < MIN_CODE else codes).add(code)
+        word = _word_before(text, start) if code or (chunk.isdigit() and 2 < len(chunk) < MIN_DIGITS) else ""
+        if word:
+            joined.add(word + (code or chunk))
     return codes, joined, short
+
+
+def _word_before(text: str, start: int) -> str:
+    """Returns the short word before a place, "" if there is none or something stands between."""
+    near = text[max(0, start - _MAX_WORD - _GAP - 1) : start]
+    word = near.rstrip(" -")
+    if not 0 < len(near) - len(word) <= _GAP:
+        return ""
+    word = word.rpartition(" ")[2]
+    return word if word.isascii() and word.isalpha() and len(word) <= _MAX_WORD else ""
 
 
 def _code(chunk: str) -> str:

@@ -38,9 +38,10 @@ def plain(title: str) -> str:
 def tokenise(text: str) -> list[Token]:
     """Splits a `plain` title."""
     tokens, last = [], -1
+    make = Token._make  # half the time of calling the class
     for found in _TOKEN.finditer(text):
         start, end = found.span()
-        tokens.append(Token(found.group(), start, end, start == last))
+        tokens.append(make((found.group(), start, end, start == last)))
         last = end
     return tokens
 
