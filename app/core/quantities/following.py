@@ -22,10 +22,14 @@ from app.core.quantities.words import (
     Unit,
 )
 
-_STUCK = re.compile("(?:ml|gram|gr|kg|cm|pcs|gb|mah)(?=[a-z]{4})")  # the next word stuck to the unit: "85MLready"
+# the next word stuck to the unit, as in "85MLready", and scripts that write words without spaces
+_STUCK = re.compile(
+    "(?:ml|gram|gr|kg|cm|pcs|gb|mah)(?=[a-z]{4})|毫升|毫米|厘米|公斤|千克|グラム|リットル|キロ|センチ|[克升片枚個个本]"
+)
 _MEMORY_SIZES = frozenset(("8", "16", "32", "64", "128", "256", "512"))
 _KARATS = frozenset(("9", "10", "14", "18", "22", "24"))
 _MAX_INCHES_BY_QUOTE = 150
+_MAX_TOKENS = 400  # so far into a title quotes are not counted: it takes the longer the more there are
 
 
 def at(tokens: list[Token], position: int) -> Token:
@@ -123,7 +127,7 @@ def _sign(tokens: list[Token], position: int) -> tuple[Unit | None, int]:
     if token.text not in ('"', "'"):
         return None, position
     size = number(tokens[position - 1].text)
-    if size is None or not 0 < size <= _MAX_INCHES_BY_QUOTE:
+    if size is None or not 0 < size <= _MAX_INCHES_BY_QUOTE or position > _MAX_TOKENS:
         return None, position
     after = at(tokens, position + 1)
     if token.text == "'":

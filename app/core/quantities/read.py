@@ -31,6 +31,7 @@ from app.core.quantities.words import (
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _SKIPPED = frozenset(":.(@[")
 _SIZES = (0.5, 64.0)  # what is a size of clothes or shoes
+MAX_FACTS = 64  # of a title; a longer list is no product, and comparing lists takes time
 _MAX_COUNT = 5000
 _MAX_LETTERS = 2  # before an amount that they touch: "L20cm"
 _LONG = 10_000
@@ -60,8 +61,10 @@ def read_facts(title: str) -> Facts:
     _read_numbers(tokens, words, values, used)
     codes, joined, short = read_codes(text, used)
     values += [Value("variant", 0, 0, code.upper(), code) for code in short]
-    unique = sorted(dict.fromkeys(values), key=lambda one: (_ORDER[one.kind], one.label, one.low, one.high, one.sides))
-    return Facts(tuple(unique), tuple(sorted(codes)), tuple(sorted(joined - codes)))
+    unique = sorted(
+        list(dict.fromkeys(values))[:MAX_FACTS], key=lambda one: (_ORDER[one.kind], one.label, one.low, one.high, one.sides)
+    )
+    return Facts(tuple(unique), tuple(sorted(codes)[:MAX_FACTS]), tuple(sorted(joined - codes)[:MAX_FACTS]))
 
 
 def _read_numbers(tokens: list[Token], words: Set[str], values: list[Value], used: list[Span]) -> None:
@@ -124,8 +127,8 @@ def _in_code(tokens: list[Token], position: int, group: Group) -> bool:
         return True
     if not token.glued:
         return False
-    if before.text[0].isalpha():
-        return not sure and (before.text not in PREFIXES or (before.glued and ahead.is_number))
+    if before.text[0].isalpha():  # codes are of Latin letters, and some scripts have no spaces
+        return not sure and before.text.isascii() and (before.text not in PREFIXES or (before.glued and ahead.is_number))
     return before.text == "-" and before.glued and ahead.text[0].isalnum() and not sure
 
 

@@ -1,6 +1,7 @@
 """The words around numbers: units in the languages of shops, and what tells counts, sizes and offers apart.
 
-Languages: English, Indonesian, German, French, Spanish, Portuguese, Italian, Dutch.
+Languages: English, Indonesian, German, French, Spanish, Portuguese, Italian, Dutch; the commonest units of Russian,
+Vietnamese, Thai, Chinese and Japanese.
 """
 
 from __future__ import annotations
@@ -38,15 +39,21 @@ TIMES = Unit("times", 1.0, "x")  # "3x", which only its surroundings explain
 
 _PIECES = """
     pcs pc pce pces pieces piece stück stueck stk buah bh biji pieza piezas pezzi pz pièces peças pçs uds ud unidades unidad
-    unités unità ct cnt count szt stuks ea item items picis pics pes psc
+    unités unità ct cnt count szt stuks ea item items picis pics pes psc шт miếng viên cái chiếc 片 枚 個 个 本
 """
 
 UNITS: dict[str, Unit] = {
     **_table(
         "mass",
         {
-            "g": (1, "g gr grm gms gm gram grams gramm gramas gramos gramo grama grammi grammes gramme grs gramz"),
-            "kg": (1000, "kg kgs kilo kilos kilogram kilograms kilogramm kilogramo kilogramos kilogrammes chilo"),
+            "g": (
+                1,
+                "g gr grm gms gm gram grams gramm gramas gramos gramo grama grammi grammes gramme grs gramz г гр 克 グラム",
+            ),
+            "kg": (
+                1000,
+                "kg kgs kilo kilos kilogram kilograms kilogramm kilogramo kilogramos kilogrammes chilo кг กก 公斤 千克 キロ",
+            ),
             "ons": (100, "ons"),
         },
     ),
@@ -55,9 +62,9 @@ UNITS: dict[str, Unit] = {
     **_table(
         "volume",
         {
-            "ml": (1, "ml mls mililiter milliliter milliliters millilitre millilitres mililitros cc"),
+            "ml": (1, "ml mls mililiter milliliter milliliters millilitre millilitres mililitros cc мл มล 毫升"),
             "cl": (10, "cl"),
-            "l": (1000, "l lt ltr ltrs liter liters litre litres litro litros litri"),
+            "l": (1000, "l lt ltr ltrs liter liters litre litres litro litros litri л 升 リットル"),
         },
     ),
     **_table("volume", {"fl oz": (29.5735, "floz"), "gal": (3785.41, "gal gallon gallons")}, rough=True),
@@ -67,8 +74,8 @@ UNITS: dict[str, Unit] = {
     **_table(
         "length",
         {
-            "mm": (1, "mm milimeter millimeter millimetre"),
-            "cm": (10, "cm cms centimeter centimetre centimeters sentimeter"),
+            "mm": (1, "mm milimeter millimeter millimetre мм 毫米"),
+            "cm": (10, "cm cms centimeter centimetre centimeters sentimeter см ซม 厘米 センチ"),
             "m": (1000, "m mtr mtrs meter meters metre metres metro metros metri"),
         },
     ),
@@ -125,8 +132,8 @@ UNITS: dict[str, Unit] = {
             "box": (1, "box boxes dus karton boks cajas"),
             "bottles": (1, "botol bottle bottles flaschen bouteilles botellas bottiglie"),
             "set": (1, "set sets"),
-            "rolls": (1, "roll rolls rollen rouleaux rollos rotoli rol"),
-            "pouches": (1, "bungkus bks pouch pouches kaleng cans dosen"),
+            "rolls": (1, "roll rolls rollen rouleaux rollos rotoli rol cuộn"),
+            "pouches": (1, "bungkus bks pouch pouches kaleng cans dosen gói hộp"),
         },
         container=True,
     ),
@@ -145,7 +152,7 @@ PAIRS: dict[str, dict[str, Unit]] = {
 }
 
 # A single letter after a number is a unit only where nothing makes it a part of a code.
-LETTER_UNITS = words("g l m v w")
+LETTER_UNITS = words("g l m v w г л 克 升 片 枚 個 个 本")
 COMPUTING = words(
     "ddr ram ssd hdd sas sata xeon ghz mhz cache intel amd cpu server sdhc sdxc microsd sandisk geforce radeon gtx rtx "
     "pcie nvme dimm sodimm memory proliant usb laptop notebook processor adapter flashdisk gb mb raid scsi"
