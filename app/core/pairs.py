@@ -7,19 +7,32 @@ all three. Without a context (two products and nothing else) that part of the ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from app.core.neighbourhood import TOGETHER, Columns, Cosines, Doubles, Ground, Members, cosines, together
 from app.core.product import Floats
+from app.core.quantities import Verdict, compare_facts, read_facts, vetoes
 from app.core.texts import TEXT_FEATURES, compare_texts, rare_overlap
 
 CONTEXT = 50  # best candidates that make a neighbourhood
 
 ALONE = (
     "image", "title", "score", "distance", "raised", "over", "log_gallery", "shares_photo", "shares_title",
-    *TEXT_FEATURES,
+    *TEXT_FEATURES, "agreements", "conflicts", "vetoes", "amounts", "counts", "sizes", "codes", "code_similarity", "numbers",
+    "number_similarity",
 )  # fmt: skip
 FEATURES = (*ALONE, *TOGETHER, "rare")
+
+# kinds of quantities whose verdicts are one feature: the sum of -1 for each that conflicts and 1 for each that agrees
+_SUMMED = {
+    "amounts": ("mass", "volume", "dose", "length", "dimensions", "storage", "power", "voltage", "charge"),
+    "counts": ("count",),
+    "sizes": ("size", "age"),
+    "codes": ("model", "variant"),
+    "numbers": ("number",),
+}
 
 
 def evidence(members: Members, ground: Ground, context: int = CONTEXT) -> Floats:
@@ -68,7 +81,29 @@ def _alone(members: Members, ground: Ground, near: Cosines) -> Columns:
         for name, values in compare_texts(asked, others).items():
             found[name] = np.full(len(score), np.nan)
             found[name][told] = values
+        for name, numbers in _quantities(asked, others).items():
+            found[name] = np.full(len(score), np.nan)
+            found[name][told] = numbers
     return found
+
+
+def _quantities(title: str, others: Sequence[str]) -> Columns:
+    """What the titles say in numbers: how often they agree and conflict, in all and by kind, and how close codes are."""
+    asked = read_facts(title)
+    rows = []
+    for other in others:
+        kinds = compare_facts(asked, read_facts(other))
+        verdicts = {kind: int(one.verdict) for kind, one in kinds.items()}
+        row = {
+            "agreements": sum(verdict == Verdict.AGREE for verdict in verdicts.values()),
+            "conflicts": sum(verdict == Verdict.CONFLICT for verdict in verdicts.values()),
+            "vetoes": len(vetoes(kinds)),
+            "code_similarity": kinds["model"].similarity,
+            "number_similarity": kinds["number"].similarity,
+        }
+        row |= {name: sum(verdicts[kind] for kind in summed) for name, summed in _SUMMED.items()}
+        rows.append(row)
+    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
 
 
 def _rare(members: Members, width: int) -> Doubles:
