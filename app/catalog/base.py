@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.core.product import Answer, Embedding, Product, ProductDraft, Query
+from app.core.statements import Statement, StatementDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,43 @@ class CatalogInfo:
     products: int
 
 
+@dataclass(frozen=True, slots=True)
+class FeedbackPage:
+    """Some statements, newest first, the cursor of the next page (None at the end), and how many there are in all."""
+
+    statements: tuple[Statement, ...]
+    cursor: int | None
+    total: int
+
+
+class FeedbackStore(Protocol):
+    """What people say about pairs of a catalog. Nothing is ever changed: a later statement counts instead of an earlier one.
+
+    Calls may come from several threads; each is atomic. What `add` has returned is on disk.
+    """
+
+    def add(self, catalog: str, draft: StatementDraft) -> Statement:
+        """Stores a statement, with the titles and the photos' digests that its products have now.
+
+        Raises ProductNotFound or CatalogNotFound.
+        """
+
+    def page(self, catalog: str, before: int | None, limit: int) -> FeedbackPage:
+        """Returns up to `limit` statements behind the cursor `before` (None: from the newest). Raises CatalogNotFound."""
+
+    def statements(self, catalog: str) -> list[Statement]:
+        """Returns all statements, oldest first, replaced ones too. Raises CatalogNotFound."""
+
+
 class Catalog(Protocol):
     """Products in named catalogs. Calls may come from several threads; each is atomic.
 
     What `put` and `delete` have returned from is on disk and visible to every later search.
     """
+
+    @property
+    def feedback(self) -> FeedbackStore:
+        """What people say about pairs of these products."""
 
     def put(self, catalog: str, drafts: Sequence[ProductDraft]) -> list[Stored]:
         """Indexes or replaces products, all or none; a catalog that does not exist is created.

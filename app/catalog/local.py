@@ -19,6 +19,7 @@ from app.catalog import snapshot
 from app.catalog.base import CatalogInfo, Page, Stored
 from app.catalog.data_folder import DataFolder
 from app.catalog.faiss_index import FlatIndex, RowSet
+from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Ranked, Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
@@ -78,6 +79,7 @@ class LocalCatalog:
         """
         self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
         self._write_lock = threading.Lock()
+        self.feedback = LocalFeedback(data.records, self._write_lock)
         self._shelves: dict[str, _Shelf] = {}
         try:
             with data.records.session() as session:

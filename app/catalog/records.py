@@ -1,4 +1,4 @@
-"""The SQL truth: catalogs, products, photos, attributes, vectors.
+"""The SQL truth: catalogs, products, photos, attributes, vectors, feedback.
 
 One row of `vectors` is one row of the search index: `[sqrt(w) image, sqrt(1-w) title]` as little-endian float32,
 with the fingerprint of the bundle that made it.
@@ -106,6 +106,34 @@ class VectorRow(Base):
     fingerprint: Mapped[str] = mapped_column(String(16))
     flags: Mapped[int]
     vector: Mapped[bytes]
+
+
+class FeedbackRow(Base):
+    """A statement about a pair, never changed; what its products were then is copied, for it outlives them.
+
+    `pair` names the pair whatever its direction. The first side is a product; the second has no id if it is a title.
+    """
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        Index("ix_feedback_page", "catalog_pk", "pk"),
+        Index("ix_feedback_latest", "catalog_pk", "pair", "said_by", "pk"),
+        {"sqlite_autoincrement": True},
+    )
+    pk: Mapped[int] = mapped_column(primary_key=True)
+    catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"))
+    pair: Mapped[str] = mapped_column(String(64))
+    first_id: Mapped[str] = mapped_column(String(200))
+    first_title: Mapped[str | None]
+    first_photos: Mapped[list[str]] = mapped_column(JSON)
+    second_id: Mapped[str | None] = mapped_column(String(200))
+    second_title: Mapped[str | None]
+    second_photos: Mapped[list[str]] = mapped_column(JSON)
+    same: Mapped[bool]
+    said_by: Mapped[str] = mapped_column(String(200))
+    at: Mapped[datetime]
+    note: Mapped[str | None] = mapped_column(String(1000))
+    request_id: Mapped[str | None] = mapped_column(String(64))
 
 
 class Records:
