@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from app.core.product import (
     Upload,
     check_id,
 )
+from app.core.statements import Side, Statement, StatementDraft
 from app.encoders.multimodal import Encoder
 from app.errors import EmptyProduct, InvalidInput
 
@@ -142,6 +143,20 @@ class Matcher:
         """Embeds and stores products in one go, all or none, for callers without a queue."""
         embeddings = self.embed([product.prepared for product in products])
         return self.catalog.put(catalog, [p.draft(e) for p, e in zip(products, embeddings, strict=True)])
+
+    # -- feedback ----------------------------------------------------------------------------------------------
+
+    def add_feedback(self, catalog: str, draft: StatementDraft) -> Statement:
+        """Stores what a person says about a pair; a title that was asked is kept as the towers read it.
+
+        Raises:
+            InvalidTitle: a title that cannot be asked. ProductNotFound, CatalogNotFound: an unknown product or catalog.
+        """
+        first, second = (self._read_side(side) for side in (draft.first, draft.second))
+        return self.catalog.feedback.add(catalog, replace(draft, first=first, second=second))
+
+    def _read_side(self, side: Side) -> Side:
+        return side if side.id is not None else Side(None, self.encoder.read_title(side.title or ""))
 
     def probe(self) -> Prepared:
         """See the function `probe`."""

@@ -68,4 +68,7 @@ class Metrics:
         self.queue = Gauge("samesku_queue_depth", "Items waiting.", ["stage"], registry=self.registry)
         self.products = Gauge("samesku_products", "Products in a catalog.", ["catalog"], registry=self.registry)
         self.model = Gauge("samesku_model_info", "The bundle in use.", ["model"], registry=self.registry)
+        self.feedback = Counter(
+            "samesku_feedback", "Statements about pairs, by verdict: same, different.", ["verdict"], registry=self.registry
+        )
         self.rejected = Counter("samesku_rejected", "Refused items, by error code.", ["code"], registry=self.registry)

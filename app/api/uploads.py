@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, UploadFile
 from pydantic import BaseModel, ValidationError
@@ -34,6 +34,7 @@ from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_ro
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 Load = Callable[[], Listing | BadRow]
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def content_type(request: Request) -> str:
@@ -73,6 +74,16 @@ def read_json_object(text: str | None, field: str, error: type[InvalidInput] = I
     if not isinstance(value, dict):
         raise error(f'{field} must be a JSON object such as {{"brand": "Acme"}}.')
     return value
+
+
+async def read_json(request: Request, schema: type[Schema]) -> Schema:
+    """Reads a JSON body. Raises UnsupportedMedia, and InvalidInput that says which field is wrong."""
+    if content_type(request) != "application/json":
+        raise UnsupportedMedia("send the fields as JSON, with the header Content-Type: application/json.")
+    try:
+        return await asyncio.to_thread(schema.model_validate_json, await request.body())
+    except ValidationError as error:
+        raise first_problem(error, "body") from None
 
 
 async def read_upload(upload: UploadFile, limit: int) -> bytes:

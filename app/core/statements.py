@@ -69,7 +69,7 @@ class StatementDraft:
         object.__setattr__(self, "first", first)
         object.__setattr__(self, "second", second)
         object.__setattr__(self, "by", _check_by(self.by))
-        if not all(side.id or side.title for side in (first, second)):
+        if any(side.id is None and side.title is None for side in (first, second)):
             raise InvalidInput("a side is neither a product nor a title: give its id, or the title that was asked.")
         if first.id is None:
             raise InvalidInput("both sides are titles: name a product of the catalog by its id on one of them.")

@@ -55,3 +55,17 @@ def batch_body(schema: type[BaseModel], manifest: str) -> dict[str, Any]:
     }
     content = {"application/json": {"schema": fields, "example": example}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def json_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """Returns the OpenAPI of a JSON body, which is read by hand so that whatever cannot be read is one kind of problem."""
+    fields = schema.model_json_schema(ref_template="{model}")
+    parts, example = fields.pop("$defs", {}), fields.pop("example", None)
+
+    def whole(part: Any) -> Any:
+        if isinstance(part, dict):
+            return whole(parts[part["$ref"]]) if "$ref" in part else {name: whole(value) for name, value in part.items()}
+        return [whole(one) for one in part] if isinstance(part, list) else part
+
+    content = {"application/json": {"schema": whole(fields), "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
