@@ -44,7 +44,7 @@ class FeedbackPage:
 
 
 class FeedbackStore(Protocol):
-    """What people say about pairs of a catalog. Nothing is ever changed: a later statement counts instead of an earlier one.
+    """What people say about pairs of a catalog. A statement is never changed; a later one may count instead.
 
     Calls may come from several threads; each is atomic. What `add` has returned is on disk.
     """

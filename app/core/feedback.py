@@ -5,7 +5,7 @@ Of each person and pair the latest statement counts. Statements of several catal
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -110,9 +110,8 @@ def settled(statements: Iterable[Statement]) -> Settled:
 def contradictions(statements: Iterable[Statement]) -> Iterator[Contradiction]:
     """Yields every pair that is said to differ although a chain of "the same" joins it, each pair once.
 
-    Pairs that people disagree about directly come first; then in the order of pairs. Of several shortest chains the first
-    by name is taken, so the order of the statements does not matter. Searching is left until an item is asked for: each
-    takes a walk over at most the statements that hang together.
+    Pairs that people disagree about directly come first; then in the order of pairs. The order of the statements does not
+    matter, also where several chains are the shortest. Each chain is searched for when it is asked for.
     """
     said = _by_verdict(latest(statements))
     graph = _graph(said[True])
@@ -161,16 +160,27 @@ def _islands(graph: Graph) -> dict[Key, int]:
 
 
 def _shortest(graph: Graph, start: Key, end: Key) -> list[Key]:
-    """Returns the shortest path between two sides that hang together, by breadth-first search."""
-    came_from: dict[Key, Key] = {start: start}
-    waiting = deque([start])
-    while end not in came_from:
-        key = waiting.popleft()
-        for one in graph[key]:
-            if one not in came_from:
-                came_from[one] = key
-                waiting.append(one)
-    path = [end]
-    while path[-1] != start:
-        path.append(came_from[path[-1]])
-    return path[::-1]
+    """Returns a shortest path between two sides that hang together, by breadth-first search from both of its ends."""
+    came_from: tuple[dict[Key, Key], dict[Key, Key]] = {start: start}, {end: end}
+    fronts = [[start], [end]]
+    while True:
+        which = 0 if len(fronts[0]) <= len(fronts[1]) else 1
+        mine, theirs = came_from[which], came_from[1 - which]
+        following = []
+        for key in fronts[which]:
+            for one in graph[key]:
+                if one in theirs:
+                    near, far = (key, one) if which == 0 else (one, key)
+                    return _way(came_from[0], near)[::-1] + _way(came_from[1], far)
+                if one not in mine:
+                    mine[one] = key
+                    following.append(one)
+        fronts[which] = following
+
+
+def _way(came_from: Mapping[Key, Key], key: Key) -> list[Key]:
+    """Returns the way from a side back to where the search began."""
+    way = [key]
+    while came_from[way[-1]] != way[-1]:
+        way.append(came_from[way[-1]])
+    return way

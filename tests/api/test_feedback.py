@@ -36,6 +36,7 @@ def listed(client: TestClient, **query: Any) -> list[dict[str, Any]]:
         body = answer.json()
         assert set(body) == {"statements", "cursor", "total"}
         seen += body["statements"]
+        assert len(seen) <= body["total"]
         if body["cursor"] is None:
             assert len(seen) == body["total"]
             return seen

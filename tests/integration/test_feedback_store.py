@@ -139,6 +139,7 @@ def pages(matcher: Matcher, limit: int, catalog: str = "default") -> list[Statem
         if page.cursor is None:
             return seen
         assert len(page.statements) == limit
+        assert cursor is None or page.cursor < cursor
         cursor = page.cursor
 
 

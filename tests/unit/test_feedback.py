@@ -149,6 +149,15 @@ def test_the_shortest_chain_is_named() -> None:
     assert names(found) == ["a", "f", "e"]
 
 
+@pytest.mark.parametrize("ring", [2, 3, 4, 5, 9, 12])
+def test_the_shorter_way_round_a_ring_is_named(ring: int) -> None:
+    sides = [f"p{n:02}" for n in range(ring)]
+    said = [say(n, sides[n], sides[(n + 1) % ring], True, f"person {n}") for n in range(ring)]
+    for n in range(1, ring):
+        (found,) = contradictions([*said, say(99, sides[n], sides[0], False, "ana")])
+        assert len(found.chain) == min(n, ring - n)
+
+
 def test_a_chain_may_lead_through_a_title_that_was_asked() -> None:
     said = [say(1, "a", asked("red shoe"), True, "ana"), say(2, "b", asked("red shoe"), True, "ana")]
     (found,) = contradictions([*said, say(3, "a", "b", False, "ana")])
