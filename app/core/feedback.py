@@ -144,7 +144,7 @@ def _graph(pairs: Iterable[Pair]) -> Graph:
     for one, other in sorted(pairs):
         graph[one].append(other)
         graph[other].append(one)
-    return {key: sorted(neighbours) for key, neighbours in graph.items()}
+    return dict(graph)
 
 
 def _islands(graph: Graph) -> dict[Key, int]:
