@@ -100,10 +100,10 @@ class Cosines:
 def cosines(members: Members, ground: Ground, rows: slice, columns: slice) -> Cosines:
     """Compares some members with others."""
     fusion, cut = ground.fusion, ground.fusion.image_dim
-    one, other = members.vectors[rows].astype(np.float64), members.vectors[columns].astype(np.float64)
+    one, other = members.vectors[rows], members.vectors[columns]
     with np.errstate(divide="ignore", invalid="ignore"):
-        image = one[:, :cut] @ other[:, :cut].T / fusion.weight
-        title = one[:, cut:] @ other[:, cut:].T / (1 - fusion.weight)
+        image = (one[:, :cut] @ other[:, :cut].T).astype(np.float64) / fusion.weight
+        title = (one[:, cut:] @ other[:, cut:].T).astype(np.float64) / (1 - fusion.weight)
     shared = members.flags[rows, None] & members.flags[None, columns]
     image = np.where(shared & HAS_IMAGE, image, np.nan)
     title = np.where(shared & HAS_TITLE, title, np.nan)

@@ -13,7 +13,7 @@ import numpy as np
 
 from app.core.neighbourhood import TOGETHER, Columns, Cosines, Doubles, Ground, Members, cosines, together
 from app.core.product import Floats
-from app.core.quantities import Verdict, compare_facts, read_facts, vetoes
+from app.core.quantities import KINDS, Verdict, compare_facts, read_facts, vetoes
 from app.core.texts import TEXT_FEATURES, compare_texts, rare_overlap
 
 CONTEXT = 50  # best candidates that make a neighbourhood
@@ -90,20 +90,18 @@ def _alone(members: Members, ground: Ground, near: Cosines) -> Columns:
 def _quantities(title: str, others: Sequence[str]) -> Columns:
     """What the titles say in numbers: how often they agree and conflict, in all and by kind, and how close codes are."""
     asked = read_facts(title)
-    rows = []
-    for other in others:
-        kinds = compare_facts(asked, read_facts(other))
-        verdicts = {kind: int(one.verdict) for kind, one in kinds.items()}
-        row = {
-            "agreements": sum(verdict == Verdict.AGREE for verdict in verdicts.values()),
-            "conflicts": sum(verdict == Verdict.CONFLICT for verdict in verdicts.values()),
-            "vetoes": len(vetoes(kinds)),
-            "code_similarity": kinds["model"].similarity,
-            "number_similarity": kinds["number"].similarity,
-        }
-        row |= {name: sum(verdicts[kind] for kind in summed) for name, summed in _SUMMED.items()}
-        rows.append(row)
-    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+    compared = [compare_facts(asked, read_facts(other)) for other in others]
+    verdicts = np.array([[one.verdict for one in kinds.values()] for kinds in compared], np.int8)
+    found: dict[str, Doubles] = {
+        "agreements": (verdicts == Verdict.AGREE).sum(axis=1).astype(np.float64),
+        "conflicts": (verdicts == Verdict.CONFLICT).sum(axis=1).astype(np.float64),
+        "vetoes": np.array([len(vetoes(kinds)) for kinds in compared], np.float64),
+        "code_similarity": np.array([kinds["model"].similarity for kinds in compared]),
+        "number_similarity": np.array([kinds["number"].similarity for kinds in compared]),
+    }
+    for name, summed in _SUMMED.items():
+        found[name] = verdicts[:, [KINDS.index(kind) for kind in summed]].sum(axis=1).astype(np.float64)
+    return found
 
 
 def _rare(members: Members, width: int) -> Doubles:

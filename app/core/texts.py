@@ -60,16 +60,17 @@ def rare_overlap(title: str, others: Sequence[str], context: Sequence[str]) -> D
         context: of the query and its best candidates.
     """
     frequency = Counter(word for one in context for word in words_of(one))
-
-    def weight(words: frozenset[str]) -> float:
-        return sum(math.log((len(context) + 1) / (frequency[word] + 0.5)) for word in sorted(words))
-
+    by_count = [math.log((len(context) + 1) / (count + 0.5)) for count in range(len(context) + 1)]
+    weight = {word: by_count[min(count, len(context))] for word, count in frequency.items()}
+    unknown = by_count[0]
     asked = words_of(title)
-    own = weight(asked)
+    own = math.fsum(weight.get(word, unknown) for word in asked)
     found = np.zeros(len(others))
     for n, other in enumerate(others):
         theirs = words_of(other)
-        found[n] = weight(asked & theirs) / max(own + weight(theirs - asked), 1e-9)
+        shared = math.fsum(weight.get(word, unknown) for word in asked & theirs)
+        rest = math.fsum(weight.get(word, unknown) for word in theirs - asked)
+        found[n] = shared / max(own + rest, 1e-9)
     return found
 
 
