@@ -7,6 +7,7 @@ from app.catalog.local import LocalCatalog
 from app.encoders import runtime
 from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.preprocess import InputLimits
+from app.judge import Judge
 from app.matcher import Matcher
 from app.model_store import Bundle, load_bundle
 from app.pair_model import PairModel
@@ -27,6 +28,11 @@ def build_pair_model(bundle: Bundle) -> PairModel | None:
     return None if spec is None else PairModel.load(spec, bundle.folder)
 
 
+def build_judge(bundle: Bundle) -> Judge:
+    """Joins thresholds and pair model of a bundle. Raises DimensionMismatch."""
+    return Judge(bundle.manifest.encoder_fusion(), bundle.manifest.decision(), build_pair_model(bundle))
+
+
 def build_matcher(settings: Settings) -> Matcher:
     """Loads the bundle, opens the data folder, and joins them.
 
@@ -39,7 +45,7 @@ def build_matcher(settings: Settings) -> Matcher:
     data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
     try:
         catalog = LocalCatalog(data, bundle.manifest.encoder_fusion(), bundle.fingerprint)
-        return Matcher(build_encoder(settings, bundle), catalog, bundle.manifest.decision(), bundle.label)
+        return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
     except BaseException:
         data.close()
         raise

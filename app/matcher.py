@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from app.catalog.base import Catalog, Stored
-from app.core.decision import Thresholds
 from app.core.product import (
     DEFAULT_CATALOG,
     Answer,
@@ -24,6 +23,7 @@ from app.core.product import (
 from app.core.statements import Side, Statement, StatementDraft
 from app.encoders.multimodal import Encoder
 from app.errors import EmptyProduct, InvalidInput
+from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
 
 MAX_PHOTOS = 20
 MAX_LIMIT = 1000
@@ -43,14 +43,17 @@ class MatchOptions:
         limit: matches to return, 1 to 1000.
         where: attribute -> accepted values, see `Query.where`.
         catalog: which catalog to search.
+        rule: what makes a match, other than the threshold; see `app.judge.Rule`.
     """
 
     threshold: float | None = None
     limit: int = DEFAULT_LIMIT
     where: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     catalog: str = DEFAULT_CATALOG
+    rule: Rule = field(default_factory=Rule)
 
     def __post_init__(self) -> None:
+        check_rule(self.rule, self.threshold)
         if self.threshold is not None and not -1 <= self.threshold <= 1:
             raise InvalidInput(f"threshold is a cosine in [-1, 1], not {self.threshold}.")
         if not 1 <= self.limit <= MAX_LIMIT:
@@ -75,16 +78,16 @@ class PreparedProduct:
 class Matcher:
     """Everything the service does, for one bundle and one catalog store. Safe to call from several threads."""
 
-    def __init__(self, encoder: Encoder, catalog: Catalog, thresholds: Thresholds, model: str) -> None:
+    def __init__(self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str) -> None:
         """Takes the parts as they are.
 
         Args:
             encoder: the towers.
             catalog: where products live; its vectors must be the encoder's.
-            thresholds: the bundle's.
+            judge: the bundle's thresholds and pair model.
             model: what answers call the model, `name@fingerprint`.
         """
-        self.encoder, self.catalog, self.thresholds, self.model = encoder, catalog, thresholds, model
+        self.encoder, self.catalog, self.judge, self.model = encoder, catalog, judge, model
 
     # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
 
@@ -117,27 +120,45 @@ class Matcher:
         """
         return embed(self.encoder, items)
 
-    def query(self, embedding: Embedding, options: MatchOptions, exclude: str | None = None) -> Query:
-        """Returns the question to the catalog, with the threshold that applies. Raises CatalogNotFound."""
-        if options.threshold is not None:
-            return Query(embedding, options.threshold, options.limit, options.where, exclude)
-        gallery = self.catalog.size(options.catalog)
-        own = self.thresholds.at(embedding.modality, gallery)
-        partial = self.thresholds.all_at(gallery)
-        return Query(embedding, own, options.limit, options.where, exclude, partial)
+    def query(self, prepared: Prepared, embedding: Embedding, options: MatchOptions, exclude: str | None = None) -> Query:
+        """Returns the question to the catalog, with the threshold that applies.
 
-    def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
-        """Answers queries to one catalog. Raises CatalogNotFound."""
-        return self.catalog.search(catalog, queries)
+        Raises:
+            CatalogNotFound: there is no such catalog.
+            InvalidInput: the bundle cannot answer by that rule.
+        """
+        self.judge.bound(options.rule)
+        threshold, partial = options.threshold, dict[str, float]()
+        if threshold is None:
+            partial = self.judge.thresholds.all_at(self.catalog.size(options.catalog))
+            threshold = partial[embedding.modality]
+        return Query(
+            embedding, threshold, options.limit, options.where, exclude, partial,
+            self.judge.context, prepared.title, prepared.phash,
+        )  # fmt: skip
+
+    def search(self, catalog: str, queries: Sequence[Query], rules: Sequence[Rule]) -> list[Answer]:
+        """Answers queries to one catalog, each by its rule. Raises CatalogNotFound."""
+        answers = self.catalog.search(catalog, queries)
+        return [self.judge.judge(q, answer, rule) for q, answer, rule in zip(queries, answers, rules, strict=True)]
 
     def matches_of(self, product_id: str, options: MatchOptions) -> Answer:
         """Returns the matches of an indexed product, itself left out. Raises ProductNotFound or CatalogNotFound."""
+        product = self.catalog.get(options.catalog, product_id)
         embedding = self.catalog.embedding(options.catalog, product_id)
-        return self.search(options.catalog, [self.query(embedding, options, exclude=product_id)])[0]
+        known = Prepared((), product.title, product.photos[0].phash if product.photos else None)
+        query = self.query(known, embedding, options, exclude=product_id)
+        return self.search(options.catalog, [query], [options.rule])[0]
 
     def match(self, items: Sequence[Prepared], options: MatchOptions) -> list[Answer]:
         """Embeds and searches in one go, for callers without a queue."""
-        return self.search(options.catalog, [self.query(e, options) for e in self.embed(items)])
+        queries = [self.query(item, e, options) for item, e in zip(items, self.embed(items), strict=True)]
+        return self.search(options.catalog, queries, [options.rule] * len(queries))
+
+    def compare(self, sides: tuple[Prepared, Prepared], embeddings: Sequence[Embedding], rule: Rule) -> Verdict:
+        """Judges two products by themselves."""
+        left, right = (ProductSide(e, one.title, one.phash) for one, e in zip(sides, embeddings, strict=True))
+        return self.judge.compare(left, right, rule.decisions)
 
     def add(self, catalog: str, products: Sequence[PreparedProduct]) -> list[Stored]:
         """Embeds and stores products in one go, all or none, for callers without a queue."""
@@ -181,7 +202,8 @@ def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> tuple[
     clean = None if title is None else encoder.read_title(title)
     read = [encoder.read_photo(data) for data in images]
     photos = tuple(pixels for _, pixels in read) if encoder.image_dim else ()
-    prepared = Prepared(photos, clean if encoder.title_dim else None)
+    phash = read[0][0].photo.phash if read else None
+    prepared = Prepared(photos, clean if encoder.title_dim else None, phash)
     if prepared.empty:
         lacking = "titles" if images else "photos"
         raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")

@@ -14,6 +14,7 @@ from app.api.batching import MicroBatcher, Timing
 from app.catalog.base import Stored
 from app.core.product import Answer, Embedding, Prepared, Query
 from app.errors import AppError, NotReady, Overloaded
+from app.judge import Rule
 from app.matcher import Matcher, MatchOptions, PreparedProduct
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -23,6 +24,7 @@ RETRY_S = 0.05
 
 log = logging.getLogger(__name__)
 
+Asked = tuple[str, Query, Rule]  # of which catalog, what, and what makes a match
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
@@ -39,7 +41,7 @@ class Service:
         self._embedder = MicroBatcher[Prepared, Embedding](
             "encode", matcher.embed, observe=lambda t: self._observe("encode", t), wait_ms=settings.batch_wait_ms, **limits
         )
-        self._searcher = MicroBatcher[tuple[str, Query], Answer](
+        self._searcher = MicroBatcher[Asked, Answer](
             "search", self._search, observe=lambda t: self._observe("search", t), **limits
         )
         self._batch_items = asyncio.Semaphore(max(1, settings.max_queue // 2))  # single requests keep the other half
@@ -78,8 +80,8 @@ class Service:
     async def match(self, prepared: Prepared, options: MatchOptions) -> tuple[Answer, dict[str, float]]:
         """Embeds one query and searches for it; also returns where the time went."""
         embedding, encoding = await self.embed(prepared)
-        query = self.matcher.query(embedding, options)
-        answer, searching = await self._searcher.submit((options.catalog, query))
+        query = self.matcher.query(prepared, embedding, options)
+        answer, searching = await self._searcher.submit((options.catalog, query, options.rule))
         return answer, {
             "queue_ms": round(encoding.queue_ms + searching.queue_ms, 1),
             "encode_ms": round(encoding.work_ms, 1),
@@ -98,13 +100,13 @@ class Service:
         """Runs a change of the catalog in the writer thread."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, change)
 
-    def _search(self, items: Sequence[tuple[str, Query]]) -> list[Answer]:
+    def _search(self, items: Sequence[Asked]) -> list[Answer]:
         by_catalog: dict[str, list[int]] = defaultdict(list)
-        for n, (catalog, _) in enumerate(items):
+        for n, (catalog, _, _) in enumerate(items):
             by_catalog[catalog].append(n)
         answers: dict[int, Answer] = {}
         for catalog, members in by_catalog.items():
-            found = self.matcher.search(catalog, [items[n][1] for n in members])
+            found = self.matcher.search(catalog, [items[n][1] for n in members], [items[n][2] for n in members])
             answers.update(zip(members, found, strict=True))
         return [answers[n] for n in range(len(items))]
 

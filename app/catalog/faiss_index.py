@@ -88,14 +88,15 @@ class FlatIndex:
         return self.rows(np.flatnonzero(self._keys != FREE))
 
     def candidates(
-        self, questions: Floats, bounds: Sequence[float], allowed: NDArray[np.int64] | None = None
+        self, questions: Floats, bounds: Sequence[float], allowed: NDArray[np.int64] | None = None, nearest: int = 0
     ) -> list[NDArray[np.int64]]:
-        """Returns, for each question, the slots of all rows that may reach its bound.
+        """Returns, for each question, the slots of all rows that may reach its bound, and of the nearest in any case.
 
         Args:
             questions: `(n, dim)` float32.
             bounds: smallest inner product per question, inclusive, less the rounding error of float32.
             allowed: keys of the products that may answer; None for all.
+            nearest: so many rows are returned even if they are below the bound, where there are that many.
 
         Returns:
             One sorted int64 array per question, without free slots.
@@ -107,13 +108,14 @@ class FlatIndex:
         if not usable.any():
             return found
         params = None
-        if allowed is not None:
+        if allowed is not None or (nearest and not usable.all()):  # free slots are zeros, and nearer than what is opposite
             bits = np.packbits(usable, bitorder="little")
             # FAISS's type hints describe the C++ signatures and not the Python ones
             params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))  # type: ignore[call-arg,arg-type]
         groups: dict[float, list[int]] = defaultdict(list)
-        for position, bound in enumerate(bounds):
-            groups[bound].append(position)
+        short = self._nearest(questions, bounds, nearest, params, found) if nearest else range(len(bounds))
+        for position in short:
+            groups[bounds[position]].append(position)
         step = max(1, ANSWER_BYTES // (_RESULT_BYTES * max(1, self._index.ntotal)))
         for bound, positions in groups.items():
             radius = float(np.nextafter(np.float32(bound - SLACK), np.float32(-np.inf)))  # FAISS compares with >
@@ -121,9 +123,24 @@ class FlatIndex:
                 part = positions[start : start + step]
                 ends, _, slots = self._index.range_search(np.ascontiguousarray(questions[part]), radius, params=params)
                 for n, position in enumerate(part):
-                    answer = np.sort(slots[int(ends[n]) : int(ends[n + 1])])
-                    found[position] = answer[usable[answer]]
+                    answer = slots[int(ends[n]) : int(ends[n + 1])]
+                    found[position] = np.union1d(found[position], answer[usable[answer]])
         return found
+
+    def _nearest(
+        self,
+        questions: Floats,
+        bounds: Sequence[float],
+        k: int,
+        params: faiss.SearchParameters | None,
+        found: list[NDArray[np.int64]],
+    ) -> list[int]:
+        """Fills `found` with the `k` nearest rows; returns the questions that may have more rows above their bound."""
+        scores, slots = self._index.search(np.ascontiguousarray(questions), min(k, self._index.ntotal), params=params)
+        for position, answer in enumerate(slots):
+            found[position] = np.sort(answer[answer >= 0])  # -1: there were not as many
+        full = (slots >= 0).all(axis=1) & (slots.shape[1] < self._index.ntotal)
+        return np.flatnonzero(full & (scores[:, -1] >= np.asarray(bounds) - SLACK)).tolist()
 
     def _matrix(self) -> Floats:
         size = self._index.ntotal * self.dim

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,11 +15,12 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from app.catalog import snapshot
+from app.catalog.answers import answer_of
 from app.catalog.base import CatalogInfo, Page, Stored
 from app.catalog.data_folder import DataFolder
 from app.catalog.faiss_index import FlatIndex, RowSet
 from app.catalog.feedback import LocalFeedback
-from app.catalog.ranking import Ranked, Scope, rank
+from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
@@ -29,12 +29,10 @@ from app.core.product import (
     DEFAULT_CATALOG,
     Answer,
     Embedding,
-    Match,
     Product,
     ProductDraft,
     Query,
     Upload,
-    agrees,
     check_catalog,
 )
 from app.errors import (
@@ -254,8 +252,10 @@ class LocalCatalog:
         with self._data.records.session() as session, shelf.lock:
             ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
             products = products_by_key(session, sorted({int(key) for answer in ranked for key in answer.keys}))
+            rows = [shelf.index.rows(one.slots) for one in ranked]
             gallery = shelf.products
-        return [_answer(query, one, products, gallery) for query, one in zip(queries, ranked, strict=True)]
+        found = zip(queries, ranked, rows, strict=True)
+        return [answer_of(query, one, vectors, products, gallery) for query, one, vectors in found]
 
     def _scopes(self, session: Session, shelf: _Shelf, queries: Sequence[Query]) -> list[Scope]:
         """Reads the filters of queries; equal filters are read once and share one array."""
@@ -282,18 +282,3 @@ class LocalCatalog:
                     rows = shelf.index.export()
                     snapshot.save(self._data.snapshot(shelf.pk), rows, shelf.generation, self._fingerprint)
             self._data.close()
-
-
-def _answer(query: Query, ranked: Ranked, products: Mapping[int, Product], gallery: int) -> Answer:
-    """Joins ranks and records; a product that contradicts the filter is dropped whatever the index said."""
-    matches = []
-    for key, score, image, title in zip(ranked.keys, ranked.score, ranked.image, ranked.title, strict=True):
-        product = products[int(key)]
-        if agrees(product.attributes, query.where):
-            matches.append(Match(product, float(score), _number(image), _number(title)))
-    total = ranked.total - (len(ranked.keys) - len(matches))
-    return Answer(tuple(matches), query.threshold, total, gallery, partial=query.partial)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

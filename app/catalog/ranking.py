@@ -13,6 +13,7 @@ from app.core.fusion import MODALITY_OF, Fusion
 from app.core.product import Query
 
 BLOCK_ROWS = 65_536
+ROWS_EACH = 2  # of the index are searched for each candidate wanted: several photos of one product are one candidate
 
 Keys = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -31,8 +32,10 @@ class Ranked:
     """The best products of one query, best first; equal scores in the order they were first indexed.
 
     Attributes:
-        keys: `(shown,)` product keys.
-        score, image, title: `(shown,)` cosines; NaN where a side lacks the modality.
+        keys: `(n,)` product keys: of all matches that are shown, and of the candidates that the query wants anyway.
+        score, image, title: `(n,)` cosines; NaN where a side lacks the modality.
+        slots: `(n,)` row of the index with the best photo of each.
+        matching: `(n,)` bool, which of them reach their threshold.
         total: products at or above the threshold, shown or not.
     """
 
@@ -40,6 +43,8 @@ class Ranked:
     score: Doubles
     image: Doubles
     title: Doubles
+    slots: Keys
+    matching: NDArray[np.bool_]
     total: int
 
 
@@ -51,7 +56,9 @@ def rank(index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Seq
         asked = [(n, queries[n].bound(modality), one) for n in members for modality, rows in questions[n] for one in rows]
         if not asked:
             continue
-        found = index.candidates(np.stack([one for _, _, one in asked]), [bound for _, bound, _ in asked], allowed)
+        nearest = max(_rows_wanted(queries[n]) for n in members)
+        vectors = np.stack([one for _, _, one in asked])
+        found = index.candidates(vectors, [bound for _, bound, _ in asked], allowed, nearest)
         for (owner, _, _), answer in zip(asked, found, strict=True):
             slots[owner] = np.union1d(slots[owner], answer)
     return [_rank_one(index, fusion, q, s, scope) for q, s, scope in zip(queries, slots, scopes, strict=True)]
@@ -72,21 +79,28 @@ def _bounds(query: Query, shared: NDArray[np.uint8]) -> Doubles:
     return by_flag[shared]
 
 
+def _rows_wanted(query: Query) -> int:
+    """Returns how many rows hold the candidates that a query wants: a product has a row for each photo."""
+    return (query.context + 1) * ROWS_EACH if query.context else 0
+
+
 def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, slots: Keys, scope: Scope) -> Ranked:
     fused, flags = fusion.fuse(query.embedding)
-    kept: list[tuple[Keys, Doubles]] = [(np.zeros(0, np.int64), np.zeros((3, 0)))]
-    for start in range(0, len(slots), BLOCK_ROWS):
-        rows = index.rows(slots[start : start + BLOCK_ROWS])
+    kept: list[tuple[Keys, Keys, Doubles, NDArray[np.bool_]]] = []
+    for start in range(0, max(1, len(slots)), BLOCK_ROWS):
+        block = slots[start : start + BLOCK_ROWS]
+        rows = index.rows(block)
         for one, flag in zip(fused, flags, strict=True):  # a product that asks may have several photos
             scores = fusion.score_rows(one, int(flag), rows.vectors, rows.flags)
             enough = scores.score >= _bounds(query, rows.flags & flag)
-            enough &= rows.keys != (-1 if scope.excluded is None else scope.excluded)
-            kept.append((rows.keys[enough], np.stack([scores.score, scores.image, scores.title])[:, enough]))
-    keys = np.concatenate([part[0] for part in kept])
-    table = np.concatenate([part[1] for part in kept], axis=1)
+            wanted = (enough | (query.context > 0)) & np.isfinite(scores.score)
+            wanted &= rows.keys != (-1 if scope.excluded is None else scope.excluded)
+            table = np.stack([scores.score, scores.image, scores.title])[:, wanted]
+            kept.append((rows.keys[wanted], block[wanted], table, enough[wanted]))
+    keys, places, table, enough = (np.concatenate([part[n] for part in kept], axis=-1) for n in range(4))
     order = np.lexsort((keys, -table[0]))
-    keys, table = keys[order], table[:, order]
-    _, first = np.unique(keys, return_index=True)  # the first row of a product is its best photo
-    first.sort()
-    shown = first[: query.limit]
-    return Ranked(keys[shown], table[0, shown], table[1, shown], table[2, shown], len(first))
+    order = order[np.sort(np.unique(keys[order], return_index=True)[1])]  # the first row of a product is its best photo
+    reached = np.flatnonzero(enough[order])
+    shown = np.union1d(reached[: query.limit], np.arange(min(query.context, len(order))))
+    best = order[shown]
+    return Ranked(keys[best], table[0, best], table[1, best], table[2, best], places[best], enough[best], len(reached))

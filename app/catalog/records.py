@@ -63,7 +63,7 @@ class ProductRow(Base):
     def product(self, photos: tuple[Photo, ...] | None = None) -> Product:
         """Returns the product as the rest of the program knows it; `photos` spares reading them where they are known."""
         if photos is None:
-            photos = tuple(Photo(p.sha256, p.media_type, p.width, p.height) for p in self.photos)
+            photos = tuple(p.photo() for p in self.photos)
         created, updated = self.created_at.replace(tzinfo=UTC), self.updated_at.replace(tzinfo=UTC)  # SQLite drops the zone
         return Product(self.id, self.title, photos, self.attributes, created, updated)
 
@@ -80,6 +80,13 @@ class PhotoRow(Base):
     media_type: Mapped[str]
     width: Mapped[int]
     height: Mapped[int]
+    phash: Mapped[str | None] = mapped_column(String(16))  # SQLite's integers are signed: it is kept as text
+
+    def photo(self) -> Photo:
+        """Returns the photo as the rest of the program knows it."""
+        return Photo(
+            self.sha256, self.media_type, self.width, self.height, None if self.phash is None else int(self.phash, 16)
+        )
 
 
 class AttributeRow(Base):

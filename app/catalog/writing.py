@@ -56,6 +56,7 @@ def replace_details(session: Session, keys: Sequence[int], drafts: Sequence[Prod
     for key, draft in zip(keys, drafts, strict=True):
         for position, photo in enumerate(upload.photo for upload in draft.uploads):
             row = {"sha256": photo.sha256, "media_type": photo.media_type, "width": photo.width, "height": photo.height}
+            row["phash"] = None if photo.phash is None else f"{photo.phash:016x}"
             photos.append({"product_pk": key, "position": position} | row)
         attributes += [{"product_pk": key, "name": n, "value": canonical(v)} for n, v in draft.attributes.items()]
     if photos:

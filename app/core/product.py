@@ -34,10 +34,12 @@ class Prepared:
         photos: one uint8 array per photo, framed as the bundle says: `(size, size, 3)` RGB, or flat with all the framings
             that an ensemble's parts want, see `app.encoders.framings`.
         title: clean text, or None.
+        phash: perceptual hash of the first photo, or None.
     """
 
     photos: tuple[Pixels, ...] = ()
     title: str | None = None
+    phash: int | None = None
 
     @property
     def empty(self) -> bool:
@@ -69,12 +71,16 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A stored photo: `sha256` of the uploaded bytes is also its file name."""
+    """A stored photo: `sha256` of the uploaded bytes is also its file name.
+
+    `phash` is its perceptual hash, see `app.core.phash`; None if an older version stored it.
+    """
 
     sha256: str
     media_type: str
     width: int
     height: int
+    phash: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,9 @@ class Query:
         limit: how many matches to return, best first, >= 1.
         where: attribute -> accepted values (any of); every attribute must agree.
         exclude: id of a product to leave out (the one that asks).
+        context: how many of the best candidates to return, whatever they score.
+        title: clean title of the query, for those who judge the candidates.
+        phash: perceptual hash of its photo, likewise.
     """
 
     embedding: Embedding
@@ -128,6 +137,9 @@ class Query:
     where: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     exclude: str | None = None
     partial: Mapping[str, float] = field(default_factory=dict)
+    context: int = 0
+    title: str | None = None
+    phash: int | None = None
 
     def bound(self, modality: str) -> float:
         """The threshold for products that share `modality` with the query."""
@@ -135,13 +147,41 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why two products are thought to be the same, or not: a stable `code`, and a sentence for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
-    """A product at or above the threshold. Scores are cosines in [-1, 1]; None where a side lacks the modality."""
+    """A product that is the same, by the rule that applied.
+
+    Attributes:
+        product: from the catalog.
+        score, image_score, title_score: cosines in [-1, 1]; None where a side lacks the modality.
+        probability: that it is the same product; None if the bundle has no pair model.
+        decision: `match`, `review` or `no-match`, None likewise.
+        reasons: what speaks for it and against it.
+    """
 
     product: Product
     score: float
     image_score: float | None
     title_score: float | None
+    probability: float | None = None
+    decision: str | None = None
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A product near a query, with its best photo's row of the index: `vector` (dim,) float32 and `flags`."""
+
+    match: Match
+    vector: Floats
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +194,11 @@ class Answer:
         partial: thresholds of products that share less with the query, see `Query`.
         total: products at or above the threshold, shown or not.
         gallery: products in the catalog, before filters.
-        exact: False if an approximate index may have missed some.
+        exact: False if some may have been missed: by an approximate index, or by a rule that looks at the best candidates
+            only.
+        rule: what made the matches: `threshold`, `min_probability` or `target_precision`.
+        bound: the value that applied: a cosine for `threshold`, else a probability.
+        candidates: the best ones and all matches, best first, for those who judge them further.
     """
 
     matches: tuple[Match, ...]
@@ -163,6 +207,9 @@ class Answer:
     gallery: int
     exact: bool = True
     partial: Mapping[str, float] = field(default_factory=dict)
+    rule: str = "threshold"
+    bound: float | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def truncated(self) -> bool:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import imagehash
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -159,8 +160,13 @@ def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, dige
 def read_framed(data: bytes, hows: Sequence[Preprocessing], limits: InputLimits, digest: str) -> tuple[Upload, list[Pixels]]:
     """Decodes a photo once and frames it in several ways; otherwise as `read_photo`."""
     image = open_image(data, limits)
-    upload = Upload(data, Photo(digest, media_type(data), image.width, image.height))
+    upload = Upload(data, Photo(digest, media_type(data), image.width, image.height, perceptual_hash(image)))
     return upload, [frame(image, how) for how in hows]
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Returns the 64-bit hash that `app.core.phash` compares."""
+    return int(str(imagehash.phash(image)), 16)
 
 
 def media_type(data: bytes) -> str:

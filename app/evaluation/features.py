@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +12,7 @@ from app.core import phash
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, SCORE_DECIMALS, Fusion
 from app.core.product import Floats, Prepared
 from app.encoders.multimodal import Encoder
-from app.encoders.preprocess import InputLimits, open_image
+from app.encoders.preprocess import InputLimits, open_image, perceptual_hash
 from app.errors import AppError
 from app.labelled.listings import Item
 from app.listings import BadRow
@@ -132,7 +131,7 @@ def _read(item: Item, signals: Collection[str], encoder: Encoder | None) -> tupl
     data = item.photo.read() if item.photo is not None and (wants_hash or wants_pixels) else None
     value = item.phash if "phash" in signals else None
     if data is not None and wants_hash:
-        value = phash.parse(str(imagehash.phash(open_image(data, LIMITS))))
+        value = perceptual_hash(open_image(data, LIMITS))
     if encoder is None:
         return Prepared(), value
     photos = (encoder.read_photo(data)[1],) if data is not None and wants_pixels else ()

@@ -1,0 +1,109 @@
+"""Why two products are thought to be the same, or not, in words: what a person can check.
+
+Reasons name evidence (`app.core.pairs`); the pair model weighs it. Codes are stable:
+
+    same_photo, edited_photo, photos_alike, photos_differ, no_photo       the photos
+    same_title, titles_alike, titles_differ, no_title                     the titles
+    quantities_agree, quantities_conflict, codes_agree, codes_conflict    what the titles say in numbers
+    better_candidate, only_candidate, crowded                             the neighbourhood
+    weaker_evidence                                                       nothing of the above, but less of it than others have
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.core.product import Reason
+from app.core.quantities import Comparison, Verdict, compare_facts, read_facts, vetoes
+
+SAME_HASH = 4  # bits: see the table in app.core.phash
+EDITED_HASH = 10
+CLEARLY = 0.15  # of a cosine, above or below its threshold
+AHEAD = 0.1
+CROWDED = 5  # neighbours above the threshold
+
+AGAINST = frozenset(
+    ("photos_differ", "titles_differ", "quantities_conflict", "codes_conflict", "better_candidate", "crowded", "no_photo",
+     "no_title")
+)  # fmt: skip
+
+_CODES = ("model", "variant")
+
+
+def reasons_for(
+    left: str | None, right: str | None, evidence: Mapping[str, float], bounds: Mapping[str, float]
+) -> tuple[Reason, ...]:
+    """Names what speaks for a pair and against it, the strongest first.
+
+    Args:
+        left: clean title of the query, or None.
+        right: clean title of the candidate, or None.
+        evidence: by the names of `app.core.pairs.FEATURES`; NaN is missing.
+        bounds: cosine thresholds by modality, for this gallery.
+    """
+    return (
+        *_numbers(left, right),
+        *_photos(evidence, bounds.get("image", 1.0)),
+        *_titles(left, right, evidence, bounds.get("title", 1.0)),
+        *_neighbours(evidence),
+    )
+
+
+def _numbers(left: str | None, right: str | None) -> list[Reason]:
+    if left is None or right is None:
+        return []
+    compared = compare_facts(read_facts(left), read_facts(right))
+    firm = {one.kind for one in vetoes(compared)}
+    told = [one for one in compared.values() if one.kind != "number" and one.verdict != Verdict.ABSENT]
+    told.sort(key=lambda one: (one.verdict, one.kind not in firm))
+    return [_number(one) for one in told]
+
+
+def _number(one: Comparison) -> Reason:
+    subject = "codes" if one.kind in _CODES else "quantities"
+    if one.verdict == Verdict.CONFLICT:
+        return Reason(f"{subject}_conflict", f"title: {one.left}, catalog: {one.right}")
+    same = one.left if one.left == one.right else f"{one.left} = {one.right}"
+    return Reason(f"{subject}_agree", f"both titles: {same}")
+
+
+def _photos(evidence: Mapping[str, float], bound: float) -> list[Reason]:
+    image, distance = evidence["image"], evidence["distance"]
+    if distance <= SAME_HASH:
+        return [Reason("same_photo", "the same photo")]
+    if distance <= EDITED_HASH:
+        return [Reason("edited_photo", "the same photo, edited or cropped")]
+    if image != image:
+        return [Reason("no_photo", "one of the two has no photo")] if distance != distance else []
+    if image >= bound:
+        return [Reason("photos_alike", f"the photos are alike ({image:.2f})")]
+    if image < bound - CLEARLY:
+        return [Reason("photos_differ", f"the photos differ ({image:.2f})")]
+    return []
+
+
+def _titles(left: str | None, right: str | None, evidence: Mapping[str, float], bound: float) -> list[Reason]:
+    title = evidence["title"]
+    if left is None or right is None or title != title:
+        return [Reason("no_title", "one of the two has no title")]
+    if sorted(left.casefold().split()) == sorted(right.casefold().split()):
+        return [Reason("same_title", "the same title")]
+    if title >= bound:
+        return [Reason("titles_alike", f"the titles are alike ({title:.2f})")]
+    if title < bound - CLEARLY:
+        return [Reason("titles_differ", f"the titles differ ({title:.2f})")]
+    return []
+
+
+def _neighbours(evidence: Mapping[str, float]) -> list[Reason]:
+    if evidence["margin"] != evidence["margin"]:
+        return []
+    if evidence["margin"] <= -AHEAD:
+        return [Reason("better_candidate", "another product of the catalog is closer")]
+    if evidence["rank"] == 1 and evidence["margin"] >= AHEAD:
+        return [Reason("only_candidate", "no other product of the catalog comes close")]
+    if evidence["neighbours"] > CROWDED:
+        return [
+            Reason("crowded", f"{evidence['neighbours'] - 1:.0f} products of the catalog are this close to what was asked")
+        ]
+    return []
