@@ -95,8 +95,8 @@ class Judge:
             return None
         if self.model is None:
             raise InvalidInput(
-                f"{rule.name} needs a bundle with a pair model, and this one has none: run 'python -m app calibrate', or send "
-                "threshold."
+                f"{rule.name} needs a bundle with a pair model, and this one has none: send threshold, or make one with "
+                "'python -m app calibrate'."
             )
         if rule.min_probability is not None:
             return rule.min_probability

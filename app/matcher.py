@@ -137,10 +137,11 @@ class Matcher:
             self.judge.context, prepared.title, prepared.phash,
         )  # fmt: skip
 
-    def search(self, catalog: str, queries: Sequence[Query], rules: Sequence[Rule]) -> list[Answer]:
-        """Answers queries to one catalog, each by its rule. Raises CatalogNotFound."""
+    def search(self, catalog: str, queries: Sequence[Query], rules: Sequence[Rule] | None = None) -> list[Answer]:
+        """Answers queries to one catalog, each by its rule (None: by their thresholds). Raises CatalogNotFound."""
         answers = self.catalog.search(catalog, queries)
-        return [self.judge.judge(q, answer, rule) for q, answer, rule in zip(queries, answers, rules, strict=True)]
+        asked = zip(queries, answers, rules or [Rule()] * len(queries), strict=True)
+        return [self.judge.judge(query, answer, rule) for query, answer, rule in asked]
 
     def matches_of(self, product_id: str, options: MatchOptions) -> Answer:
         """Returns the matches of an indexed product, itself left out. Raises ProductNotFound or CatalogNotFound."""

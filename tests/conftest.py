@@ -14,6 +14,7 @@ from app.api.app import create_app
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.decision import Thresholds
+from app.judge import Judge
 from app.matcher import Matcher
 from app.settings import Settings
 from tests.fakes import FINGERPRINT, FUSION, FakeEncoder
@@ -35,7 +36,7 @@ def open_matcher(tmp_path: Path) -> Iterator[Callable[..., Matcher]]:
 
     def open_one(folder: Path | None = None, fingerprint: str = FINGERPRINT) -> Matcher:
         catalog = LocalCatalog(DataFolder(folder or tmp_path / "data"), FUSION, fingerprint)
-        opened.append(Matcher(FakeEncoder(), catalog, THRESHOLDS, f"fake@{fingerprint}"))
+        opened.append(Matcher(FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{fingerprint}"))
         return opened[-1]
 
     yield open_one

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.api import errors
 from app.api.middleware import BodyLimit, RequestLog
-from app.api.routes import batches, catalog, feedback, match, system
+from app.api.routes import batches, catalog, compare, feedback, match, system
 from app.api.service import Service
 from app.matcher import Matcher
 from app.settings import Settings
@@ -51,7 +51,7 @@ def create_app(matcher: Matcher, settings: Settings, model_details: dict[str, An
     app.add_middleware(BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes)
     app.add_middleware(RequestLog, metrics=metrics)  # added last, so outermost
     errors.install(app)
-    for module in (match, batches, catalog, feedback, system):
+    for module in (compare, match, batches, catalog, feedback, system):
         app.include_router(module.router)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     return app

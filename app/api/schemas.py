@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.core.product import DEFAULT_CATALOG, Answer, Match, Product, Scalar
+from app.core.product import DEFAULT_CATALOG, Answer, Match, Product, Reason, Scalar
 from app.errors import InvalidImage, InvalidInput
+from app.judge import Verdict
 
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine, bigger is more alike.")]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ProductOut(BaseModel):
@@ -45,13 +48,28 @@ class PageOut(BaseModel):
     total: Annotated[int, Field(description="Products in the catalog.")]
 
 
+class ReasonOut(BaseModel):
+    """What speaks for a pair or against it."""
+
+    code: Annotated[str, Field(description="Stable: see the API notes.")]
+    text: str
+
+    @classmethod
+    def all_of(cls, reasons: Sequence[Reason]) -> list[ReasonOut]:
+        """From the core's reasons."""
+        return [cls(code=one.code, text=one.text) for one in reasons]
+
+
 class MatchOut(BaseModel):
-    """A product at or above the threshold."""
+    """A product that is the same, by the rule that applied."""
 
     id: str
     score: Score
     image_score: Score | None = Field(description="Cosine of the photos; null where a side has none.")
     title_score: Score | None = Field(description="Cosine of the titles; null where a side has none.")
+    probability: Probability | None = Field(description="That it is the same product; null if the model has no pair model.")
+    decision: str | None = Field(description="match, review or no-match, by probability; null likewise.")
+    reasons: list[ReasonOut]
     title: str | None
     attributes: dict[str, Scalar]
     image_url: str | None
@@ -62,6 +80,7 @@ class MatchOut(BaseModel):
         product = match.product
         return cls(
             id=product.id, score=match.score, image_score=match.image_score, title_score=match.title_score,
+            probability=match.probability, decision=match.decision, reasons=ReasonOut.all_of(match.reasons),
             title=product.title, attributes=dict(product.attributes),
             image_url=image_url(product.id, catalog) if product.photos else None,
         )  # fmt: skip
@@ -75,12 +94,15 @@ class AnswerOut(BaseModel):
             "example": {
                 "matches": [
                     {
-                        "id": "grocery-004", "score": 0.91, "image_score": 0.88, "title_score": 0.94, "title": "Carrots",
-                        "attributes": {"category": "Vegetables"}, "image_url": "/catalog/grocery-004/image",
+                        "id": "grocery-004", "score": 0.91, "image_score": 0.88, "title_score": 0.94,
+                        "probability": 0.97, "decision": "match",
+                        "reasons": [{"code": "photos_alike", "text": "the photos are alike (0.88)"}],
+                        "title": "Carrots", "attributes": {"category": "Vegetables"},
+                        "image_url": "/catalog/grocery-004/image",
                     }
                 ],
                 "total": 1, "truncated": False, "exact": True, "threshold": 0.6,
-                "partial_thresholds": {"image": 0.8}, "gallery": 88, "catalog": "default",
+                "partial_thresholds": {"image": 0.8}, "rule": "threshold", "bound": 0.6, "gallery": 88, "catalog": "default",
                 "model": "default@0123456789abcdef", "took_ms": 41.5,
             }
         }
@@ -94,6 +116,10 @@ class AnswerOut(BaseModel):
     partial_thresholds: Annotated[
         dict[str, float], Field(description="Applied to products that share only a photo, or only a title, with the query.")
     ]
+    rule: Annotated[str, Field(description="What made the matches: threshold, min_probability or target_precision.")]
+    bound: Annotated[
+        float | None, Field(description="The value that applied: a score for threshold, a probability for the others.")
+    ]
     gallery: Annotated[int, Field(description="Products in the catalog.")]
     catalog: str
     model: str
@@ -106,7 +132,29 @@ class AnswerOut(BaseModel):
             matches=[MatchOut.of(match, catalog) for match in answer.matches], total=answer.total,
             truncated=answer.truncated, exact=answer.exact, threshold=answer.threshold, gallery=answer.gallery,
             partial_thresholds={m: t for m, t in answer.partial.items() if m != "fused" and t != answer.threshold},
-            catalog=catalog, model=model, took_ms=round(took_ms, 1),
+            rule=answer.rule, bound=answer.bound, catalog=catalog, model=model, took_ms=round(took_ms, 1),
+        )  # fmt: skip
+
+
+class VerdictOut(BaseModel):
+    """What is thought of two products."""
+
+    decision: Annotated[str, Field(description="match, review or no-match.")]
+    probability: Probability | None = Field(description="That they are the same; null if the model has no pair model.")
+    score: Score | None = Field(description="Null where the two sides share neither photo nor title.")
+    image_score: Score | None
+    title_score: Score | None
+    reasons: list[ReasonOut]
+    model: str
+    took_ms: float
+
+    @classmethod
+    def of(cls, verdict: Verdict, model: str, took_ms: float) -> VerdictOut:
+        """From the matcher's verdict."""
+        return cls(
+            decision=verdict.decision, probability=verdict.probability, score=verdict.score,
+            image_score=verdict.image_score, title_score=verdict.title_score,
+            reasons=ReasonOut.all_of(verdict.reasons), model=model, took_ms=round(took_ms, 1),
         )  # fmt: skip
 
 
@@ -159,6 +207,10 @@ class MatchBatchIn(BaseModel):
 
     items: list[Any]
     threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
+    min_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    target_precision: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    match_from: Annotated[float, Field(ge=0, le=1)] | None = None
+    review_from: Annotated[float, Field(ge=0, le=1)] | None = None
     limit: int | None = None
     filter: dict[str, Any] = {}
     catalog: str = DEFAULT_CATALOG

@@ -14,7 +14,7 @@ from app.api.batching import MicroBatcher, Timing
 from app.catalog.base import Stored
 from app.core.product import Answer, Embedding, Prepared, Query
 from app.errors import AppError, NotReady, Overloaded
-from app.judge import Rule
+from app.judge import Rule, Verdict
 from app.matcher import Matcher, MatchOptions, PreparedProduct
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -88,6 +88,12 @@ class Service:
             "search_ms": round(searching.work_ms, 1),
             "batch_size": encoding.batch_size,
         }
+
+    async def compare(self, sides: tuple[Prepared, Prepared], rule: Rule) -> Verdict:
+        """Embeds two products and judges them."""
+        found = await asyncio.gather(*(self.embed(side) for side in sides))
+        embeddings = [embedding for embedding, _ in found]
+        return await asyncio.to_thread(self.matcher.compare, sides, embeddings, rule)
 
     async def store(
         self, catalog: str, products: Sequence[PreparedProduct], embeddings: Sequence[Embedding]

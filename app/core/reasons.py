@@ -6,7 +6,7 @@ Reasons name evidence (`app.core.pairs`); the pair model weighs it. Codes are st
     same_title, titles_alike, titles_differ, no_title                     the titles
     quantities_agree, quantities_conflict, codes_agree, codes_conflict    what the titles say in numbers
     better_candidate, only_candidate, crowded                             the neighbourhood
-    weaker_evidence                                                       nothing of the above, but less of it than others have
+    weaker_evidence                                                       less of all that than another product has
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ class PairColumns:
     left_image: str | None = None
     right_image: str | None = None
 
-    def of(self, present: Sequence[str], name: str) -> PairColumns:
+    def of(self, present: Sequence[str], name: str, *, labelled: bool = True) -> PairColumns:
         """Returns the columns that a table has.
 
         Raises:
-            InvalidListings: a named column, the label, or both title and image of a side are missing.
+            InvalidListings: a named column, the label (if `labelled`), or both title and image of a side are missing.
         """
         found: dict[str, str | None] = {}
         for role in (one.name for one in fields(self)):
@@ -45,17 +45,59 @@ class PairColumns:
             found[role] = wanted or (role if role in present else None)
         columns = PairColumns(**found)
         lacking = [f"{side}_title or {side}_image" for side, cells in columns.sides() if cells == (None, None)]
-        lacking += ["label"] if columns.label is None else []
+        lacking += ["label"] if labelled and columns.label is None else []
         if lacking:
+            needed = "left_title, right_title and label" if labelled else "left_title and right_title"
             raise InvalidListings(
                 f"{name} has no column {' and no column '.join(lacking)}, only: {', '.join(present)}. "
-                "A table of pairs needs left_title, right_title and label: rename its columns."
+                f"A table of pairs needs {needed}: rename its columns."
             )
         return columns
 
     def sides(self) -> tuple[tuple[str, tuple[str | None, str | None]], ...]:
         """Returns for both sides their name and their title and image columns."""
         return ("left", (self.left_title, self.left_image)), ("right", (self.right_title, self.right_image))
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Two products of one row, as the table has them; titles without the tags of RDF literals."""
+
+    left_title: str | None
+    right_title: str | None
+    left_photo: PhotoRef | None = None
+    right_photo: PhotoRef | None = None
+
+
+def read_sides(file: Path, images: Path) -> Iterator[Sides | InvalidInput]:
+    """Reads pairs that need no label, lazily.
+
+    Args:
+        file: a table with left_title, right_title, left_image and right_image; one of the two for each side is enough.
+        images: folder of its photos.
+
+    Yields:
+        Each row, or why it cannot be read.
+
+    Raises:
+        InvalidListings: the file cannot be read, or lacks a column.
+    """
+    columns: PairColumns | None = None
+    for row in read_rows(file):
+        if isinstance(row, InvalidListings):
+            yield row
+            continue
+        columns = columns or PairColumns().of(list(row), file.name, labelled=False)
+        try:
+            cells = [
+                (without_tags(text_cell(row, title)), photo_refs(row.get(image) if image else None, images))
+                for _, (title, image) in columns.sides()
+            ]
+        except InvalidInput as error:
+            yield error
+            continue
+        (left, left_photos), (right, right_photos) = cells
+        yield Sides(left, right, next(iter(left_photos), None), next(iter(right_photos), None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +111,7 @@ class _Pair:
 
 
 @dataclass(slots=True)
-class _Sides:
+class _Distinct:
     """The distinct sides of all pairs: what has the same title and photo is one listing."""
 
     items: list[Item] = field(default_factory=list)
@@ -108,7 +150,7 @@ def read_pairs(
             problem that would have been reported, a pair labelled 0 within a group included.
     """
     paths = [files] if isinstance(files, Path) else list(files)
-    sides, pairs, reported = _Sides(), list[_Pair](), list[BadRow]()
+    sides, pairs, reported = _Distinct(), list[_Pair](), list[BadRow]()
     for path in paths:
         problems = Problems(path.name, strict)
         for pair in _pairs(path, columns or PairColumns(), images or path.parent, sides, problems):
@@ -124,7 +166,7 @@ def read_pairs(
     return LabelledListings(items, [*whole.rows(), *reported])
 
 
-def _pairs(file: Path, columns: PairColumns, folder: Path, sides: _Sides, problems: Problems) -> Iterator[_Pair | None]:
+def _pairs(file: Path, columns: PairColumns, folder: Path, sides: _Distinct, problems: Problems) -> Iterator[_Pair | None]:
     """Yields one pair a row, None for one that was skipped."""
     found: PairColumns | None = None
     for number, row in enumerate(read_rows(file), start=1):
@@ -137,7 +179,7 @@ def _pairs(file: Path, columns: PairColumns, folder: Path, sides: _Sides, proble
 
 
 def _pair(
-    number: int, row: Mapping[str, Any], columns: PairColumns, folder: Path, sides: _Sides, problems: Problems
+    number: int, row: Mapping[str, Any], columns: PairColumns, folder: Path, sides: _Distinct, problems: Problems
 ) -> _Pair | None:
     try:
         same = _is_same(row, columns.label)

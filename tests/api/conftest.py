@@ -19,6 +19,7 @@ from app.api.app import create_app
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import Floats
+from app.judge import Judge
 from app.matcher import Matcher
 from app.settings import Settings
 from tests.conftest import THRESHOLDS
@@ -60,7 +61,7 @@ class BrokenEncoder(FakeEncoder):
 
 def make_app(folder: Path, encoder: FakeEncoder | None, **settings: Any) -> FastAPI:
     catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
-    matcher = Matcher(encoder or FakeEncoder(), catalog, THRESHOLDS, f"fake@{FINGERPRINT}")
+    matcher = Matcher(encoder or FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{FINGERPRINT}")
     return create_app(matcher, Settings(data_dir=folder, **settings))
 
 

@@ -22,12 +22,16 @@ ANSWER_FIELDS = {
     "exact",
     "threshold",
     "partial_thresholds",
+    "rule",
+    "bound",
     "gallery",
     "catalog",
     "model",
     "took_ms",
 }
-MATCH_FIELDS = {"id", "score", "image_score", "title_score", "title", "attributes", "image_url"}
+MATCH_FIELDS = {
+    "id", "score", "image_score", "title_score", "probability", "decision", "reasons", "title", "attributes", "image_url"
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -49,6 +53,7 @@ def test_an_answer_has_exactly_the_promised_fields(mixed: TestClient) -> None:
     assert answer["took_ms"] >= 0
     assert answer["matches"][0] == {
         "id": "both", "score": 1.0, "image_score": 1.0, "title_score": 1.0, "title": "aab",
+        "probability": None, "decision": None, "reasons": [],
         "attributes": {"brand": "Acme", "size": 1}, "image_url": "/catalog/both/image",
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ from app.catalog.reembed import Reembedding
 from app.core.fusion import Fusion
 from app.core.product import Answer, Embedding, Floats, Pixels, Query, Scalar
 from app.errors import AppError, DuplicateIds, InvalidImage, InvalidInput, InvalidTitle, ModelMismatch
+from app.judge import Judge
 from app.listings import BadRow, Listing
 from app.matcher import Matcher, MatchOptions, embed
 from tests.conftest import THRESHOLDS
@@ -190,7 +191,8 @@ def left(folder: Path) -> int:
 
 
 def open_new(folder: Path) -> Matcher:
-    return Matcher(NewEncoder(), LocalCatalog(DataFolder(folder), NEW_FUSION, NEW), THRESHOLDS, f"new@{NEW}")
+    catalog = LocalCatalog(DataFolder(folder), NEW_FUSION, NEW)
+    return Matcher(NewEncoder(), catalog, Judge(NEW_FUSION, THRESHOLDS, None), f"new@{NEW}")
 
 
 def new_embedding(title: str | None, *images: bytes) -> Embedding:

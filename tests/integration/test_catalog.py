@@ -20,7 +20,7 @@ from sqlalchemy import event
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.catalog.records import Base, Records
-from app.core.product import Embedding, ProductDraft, Query, Scalar
+from app.core.product import Embedding, Prepared, ProductDraft, Query, Scalar
 from app.errors import (
     CatalogError,
     CatalogNotFound,
@@ -476,6 +476,6 @@ def test_a_damaged_photo_is_reported_and_healed_by_indexing_again(matcher: Match
 
 def test_a_query_excluding_an_unknown_product_says_so(matcher: Matcher) -> None:
     index(matcher, "a", "aaa")
-    query = matcher.query(matcher.catalog.embedding("default", "a"), MatchOptions())
+    query = matcher.query(Prepared(), matcher.catalog.embedding("default", "a"), MatchOptions())
     with pytest.raises(ProductNotFound):
         matcher.search("default", [Query(query.embedding, 0.5, 5, exclude="nobody")])

@@ -130,7 +130,7 @@ def keeping_open(matcher: Matcher) -> Matcher:
         def close(self) -> None:
             """The fixture closes it."""
 
-    return Open(matcher.encoder, matcher.catalog, matcher.thresholds, matcher.model)
+    return Open(matcher.encoder, matcher.catalog, matcher.judge, matcher.model)
 
 
 def test_a_vector_hardly_depends_on_its_batch(sample: Matcher) -> None:

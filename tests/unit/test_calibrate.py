@@ -9,10 +9,10 @@ from app.core.decision import Thresholds
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, Fusion
 from app.core.product import Floats
 from app.errors import InvalidImage, InvalidListings
-from app.evaluation.features import embed_items
 from app.labelled.listings import Item
 from app.listings import BadRow, PhotoRef
-from app.training.calibrate import Labelled, Point, fit_thresholds, labelled_from, measure, thresholds_of
+from app.training.calibrate import Labelled, Point, fit_thresholds, measure, thresholds_of
+from app.training.labelled_features import embed_labelled
 from tests.fakes import FUSION, FakeEncoder, colour_vector, letter_vector, photo
 
 IMAGES = Fusion(weight=1, image_dim=40, title_dim=0)
@@ -142,8 +142,8 @@ def item(row: int, title: str | None, photo: bytes | None, group: str | None) ->
 
 
 def embedded(items: list[Item]) -> tuple[Labelled, list[BadRow]]:
-    features, kept, bad = embed_items(items, ("image", "title"), FakeEncoder(), FUSION, lambda _: None)
-    return labelled_from(features, [items[n] for n in kept]), bad
+    data, bad = embed_labelled(items, FakeEncoder(), FUSION, lambda _: None)
+    return data.labelled(), bad
 
 
 def test_listings_with_a_group_and_a_vector_are_kept() -> None:

@@ -56,7 +56,7 @@ def manifest_of(
     **texts: dict[str, Any],
 ) -> Callable[[], Manifest]:
     spec = EncoderSpec(image=image, title=title, fusion=FusionSpec(weight=weight))
-    return lambda: new_manifest("tiny", spec, thresholds or THRESHOLDS, **texts)
+    return lambda: new_manifest("tiny", spec, thresholds or THRESHOLDS, None, **texts)
 
 
 def filled(manifest: Callable[[], Manifest], fill: Callable[[Path], object]) -> Callable[[Path], Manifest]:

@@ -12,11 +12,13 @@ from fastapi.responses import StreamingResponse
 
 from app.api.errors import problem_of
 from app.api.routes.common import NDJSON, PROBLEMS, batch_body, line, service_of
+from app.api.routes.compare import decisions_of
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
 from app.api.service import Service
 from app.api.uploads import Batch, BatchItem, closed_on_error, read_batch
 from app.core.product import Embedding, Prepared, check_catalog, check_filter
 from app.errors import InvalidInput
+from app.judge import Rule
 from app.listings import BadRow, Listing
 from app.matcher import DEFAULT_LIMIT, MatchOptions, PreparedProduct
 
@@ -40,13 +42,16 @@ async def match_batch(request: Request) -> StreamingResponse:
     async with closed_on_error(batch):
         options = _match_options(batch.options)
         service.matcher.catalog.size(options.catalog)
+        service.matcher.judge.bound(options.rule)
     request.state.log["items"] = len(batch.items)
     return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
 
 
 def _match_options(fields: Mapping[str, Any]) -> MatchOptions:
     limit = DEFAULT_LIMIT if fields["limit"] is None else fields["limit"]
-    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"])
+    decisions = decisions_of(fields["match_from"], fields["review_from"])
+    rule = Rule(fields["min_probability"], fields["target_precision"], decisions)
+    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"], rule)
 
 
 async def _match_lines(service: Service, batch: Batch, options: MatchOptions) -> AsyncIterator[bytes]:

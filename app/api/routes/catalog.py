@@ -12,6 +12,7 @@ from app.api.schemas import AnswerOut, PageOut, ProductOut
 from app.api.uploads import FormFields, read_json_object, read_upload
 from app.core.product import DEFAULT_CATALOG, check_attributes, check_catalog, check_filter
 from app.errors import InvalidFilter
+from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
 
 router = APIRouter(tags=["catalog"], responses=PROBLEMS)
@@ -77,6 +78,8 @@ def get_matches(
     product_id: ProductId,
     catalog: CatalogName = DEFAULT_CATALOG,
     threshold: Annotated[float | None, Query(ge=-1, le=1)] = None,
+    min_probability: Annotated[float | None, Query(ge=0, le=1, description="As in POST /match.")] = None,
+    target_precision: Annotated[float | None, Query(ge=0.5, lt=1, description="As in POST /match.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
     filter: Annotated[str | None, Query(description="As in POST /match.")] = None,  # noqa: A002
 ) -> AnswerOut:
@@ -84,7 +87,9 @@ def get_matches(
     started = time.perf_counter()
     matcher = service_of(request).matcher
     where = check_filter(read_json_object(filter, "filter", InvalidFilter))
-    answer = matcher.matches_of(product_id, MatchOptions(threshold, limit, where, catalog))
+    answer = matcher.matches_of(
+        product_id, MatchOptions(threshold, limit, where, catalog, Rule(min_probability, target_precision))
+    )
     return AnswerOut.of(answer, catalog, matcher.model, (time.perf_counter() - started) * 1000)
 
 

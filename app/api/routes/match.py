@@ -8,15 +8,19 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
 from app.api.routes.common import PROBLEMS, service_of
+from app.api.routes.compare import decisions_of
 from app.api.schemas import AnswerOut
 from app.api.uploads import FormFields, read_json_object, read_upload
 from app.core.product import DEFAULT_CATALOG, check_filter
 from app.errors import InvalidFilter
+from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
+
+RULE_FIELDS = ("min_probability", "target_precision", "match_from", "review_from")
 
 router = APIRouter(tags=["match"], responses=PROBLEMS)
 
-_fields = FormFields("image", "title", "threshold", "limit", "filter", "catalog")
+_fields = FormFields("image", "title", "threshold", *RULE_FIELDS, "limit", "filter", "catalog")
 
 
 @router.post("/match", dependencies=[Depends(_fields)])
@@ -25,15 +29,30 @@ async def match(
     image: Annotated[UploadFile | None, File(description="A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.")] = None,
     title: Annotated[str | None, Form(description="A title, in any language.")] = None,
     threshold: Annotated[float | None, Form(ge=-1, le=1, description="Smallest score; default: the model's own.")] = None,
+    min_probability: Annotated[
+        float | None, Form(ge=0, le=1, description="Instead of a threshold: smallest probability.")
+    ] = None,
+    target_precision: Annotated[
+        float | None, Form(ge=0.5, lt=1, description="Instead of a threshold: share of matches that are to be right.")
+    ] = None,
+    match_from: Annotated[
+        float | None, Form(ge=0, le=1, description="Probability where `decision` becomes `match`.")
+    ] = None,
+    review_from: Annotated[float | None, Form(ge=0, le=1, description="Probability where it turns `review`.")] = None,
     limit: Annotated[int, Form(ge=1, le=1000, description="Matches to return.")] = DEFAULT_LIMIT,
     filter: Annotated[str | None, Form(description='Attributes, e.g. {"brand": ["Acme", "Apex"]}: any of.')] = None,  # noqa: A002
     catalog: Annotated[str, Form(description="Which catalog to search.")] = DEFAULT_CATALOG,
 ) -> AnswerOut:
-    """Returns every product whose score reaches the threshold, best first. Send a photo, a title, or both."""
+    """Returns every product that is the same, best first. Send a photo, a title, or both.
+
+    The rule is a threshold of the score, unless `min_probability` or `target_precision` is sent.
+    """
     started = time.perf_counter()
     service = service_of(request)
     where = check_filter(read_json_object(filter, "filter", InvalidFilter))
-    options = MatchOptions(threshold, limit, where, catalog)
+    rule = Rule(min_probability, target_precision, decisions_of(match_from, review_from))
+    options = MatchOptions(threshold, limit, where, catalog, rule)
+    service.matcher.judge.bound(rule)  # a rule that the model cannot follow is refused before anything costs time
     service.matcher.catalog.size(catalog)  # an unknown catalog is refused before anything costs time
     data = None if image is None else await read_upload(image, service.settings.max_image_bytes)
     prepared = await service.decode(lambda: service.matcher.read_query(data, title))

@@ -19,7 +19,7 @@ def get_model(request: Request) -> ModelOut:
     return ModelOut(
         name=name,
         fingerprint=fingerprint,
-        thresholds={modality: list(points) for modality, points in matcher.thresholds.points.items()},
+        thresholds={modality: list(points) for modality, points in matcher.judge.thresholds.points.items()},
         image_dim=matcher.encoder.image_dim,
         title_dim=matcher.encoder.title_dim,
         catalogs={info.name: info.products for info in matcher.catalog.catalogs()},
