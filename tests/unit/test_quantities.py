@@ -149,6 +149,21 @@ def test_a_conflict_tells_people_why() -> None:
 
 
 @pytest.mark.parametrize(
+    ("title", "texts"),
+    [
+        ("Peanut butter 16 oz", ["16 oz", "16 oz"]),
+        ("Madu 1/2 kg usia 1 tahun", ["0.5 kg", "1 year"]),
+        ("Kaos kaki 1 pasang XL", ["1 pair", "", "XL"]),
+        ("Lens 18-55mm f/3.5-5.6", ["18-55 mm", "f/3.5-5.6"]),
+        ("Sampo 2x100ml", ["100 ml", "", "2 pcs"]),
+        ("Alkohol 70% 20x30", ["20 x 30", "70%"]),
+    ],
+)
+def test_values_are_written_for_people(title: str, texts: list[str]) -> None:
+    assert [value.text for value in read_facts(title).values] == texts
+
+
+@pytest.mark.parametrize(
     ("left", "right", "kinds"),
     [
         ("Masker 1 pcs", "Masker 50 pcs", []),  # a price per piece

@@ -16,6 +16,7 @@ _WEIGHT_OUNCE = Unit("mass", 28.3495, "oz", True)
 _FRACTIONS = frozenset({(1, 2), (1, 3), (1, 4), (1, 8), (2, 3), (3, 4)})
 _BROKEN_KINDS = frozenset({"mass", "volume", "length", "ounce", "mark"})
 _ADDED_KINDS = frozenset({"mass", "volume", "dose", "storage", "ounce"})
+_LONGEST_SHORT = 3  # "pcs" has no singular here
 _MAX_MULTIPLE = 1000
 
 
@@ -210,7 +211,9 @@ def measured(unit: Unit, high: float, low: float | None = None, text: str | None
     if unit is RATE or unit is TIMES or (high <= 0 and unit.kind != "percent"):
         return []
     if text is None:
-        text = f"{written(high) if low == high else f'{written(low)}-{written(high)}'} {unit.name}"
+        one = low == high == 1 and unit.kind in ("age", "count") and len(unit.name) > _LONGEST_SHORT
+        name = unit.name.removesuffix("s") if one else unit.name
+        text = f"{written(high) if low == high else f'{written(low)}-{written(high)}'} {name}"
     if unit is OUNCE:
         return [_value(_WEIGHT_OUNCE, low, high, text), _value(_FLUID_OUNCE, low, high, text)]
     if unit is FOOT_MARK:

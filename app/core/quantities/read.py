@@ -30,7 +30,7 @@ from app.core.quantities.words import (
 
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _SKIPPED = frozenset(":.(@[")
-_SIZES = (0.5, 64.0)  # what is a size of clothes or shoes
+_SIZES = (0.5, 64.0)  # what is a size of clothes or shoes, and an aperture
 MAX_FACTS = 64  # of a title; a longer list is no product, and comparing lists takes time
 _MAX_COUNT = 5000
 _MAX_LETTERS = 2  # before an amount that they touch: "L20cm"
@@ -183,10 +183,9 @@ def _from_context(tokens: list[Token], position: int, group: Group, before: str,
     single = len(amounts) == 1
     if before == "spf":
         return [Value("spf", one, one, f"SPF {written(one)}") for one in amounts]
-    if before == "f" and amounts[0] < 64:
-        return [Value("aperture", tidy(amounts[0]), tidy(amounts[-1]), f"f/{group.terms[0].text}")]
-    if before == "/" and at(tokens, position - 2).text == "f" and amounts[0] < 64:
-        return [Value("aperture", tidy(amounts[0]), tidy(amounts[-1]), f"f/{group.terms[0].text}")]
+    if max(amounts) < _SIZES[1] and (before == "f" or (before == "/" and at(tokens, position - 2).text == "f")):
+        low, high = min(amounts), max(amounts)
+        return [Value("aperture", low, high, f"f/{written(low)}" + (f"-{written(high)}" if low < high else ""))]
     if _counts(tokens, position, group, before):
         return [
             Value("count", one, one, f"{written(one)} pcs") for one in amounts if one == int(one) and 0 < one <= _MAX_COUNT
