@@ -7,7 +7,7 @@ from collections.abc import Set
 from functools import lru_cache
 
 from app.core.quantities.codes import read_codes
-from app.core.quantities.facts import KINDS, Facts, Value, tidy, written
+from app.core.quantities.facts import KINDS, Facts, Value, written
 from app.core.quantities.following import at
 from app.core.quantities.groups import Group, read_group, values_of
 from app.core.quantities.sizes import size_values
