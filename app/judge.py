@@ -9,6 +9,7 @@ import numpy as np
 
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
+from app.core.judging import Decision
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
 from app.core.product import Answer, Candidate, Embedding, Floats, Match, Query, Reason
@@ -150,7 +151,7 @@ class Judge:
         probability = (
             round(float(self.model.probability(row)[0]), 4) if shared or values["distance"] == values["distance"] else 0.0
         )
-        decision = self.model.spec.decide(probability, decisions)
+        decision = _vetoed(self.model.spec.decide(probability, decisions), values)
         return Verdict(score, _known(values["image"]), _known(values["title"]), probability, decision, reasons)
 
     def _judged(
@@ -161,7 +162,7 @@ class Judge:
         values = dict(zip(FEATURES, row.tolist(), strict=True))
         reasons = reasons_for(query.title, one.match.product.title, values, bounds)
         rounded = round(probability, 4)
-        decision = self.model.spec.decide(rounded, rule.decisions)
+        decision = _vetoed(self.model.spec.decide(rounded, rule.decisions), values)
         return replace(one.match, probability=rounded, decision=decision, reasons=reasons)
 
     def _members(self, query: Query, candidates: Sequence[Candidate]) -> Members:
@@ -185,6 +186,11 @@ class Judge:
             np.array([side.phash or 0 for side in sides], np.uint64),
             np.array([side.phash is not None for side in sides]),
         )
+
+
+def _vetoed(decision: Decision, evidence: Mapping[str, float]) -> Decision:
+    """Returns `review` for a match whose titles name amounts that contradict each other: somebody should look."""
+    return "review" if decision == "match" and evidence["vetoes"] > 0 else decision
 
 
 def _nearest_hash(asked: int | None, candidate: Candidate) -> int | None:
