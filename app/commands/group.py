@@ -87,7 +87,10 @@ def group(
     if model.pairs is None and "pair-model" not in skipped:
         console.print("[yellow]The bundle has no pair model: scores alone decide. 'python -m app calibrate' makes one.[/]")
     judge = None if "pair-model" in skipped else model.pairs
-    steps = Steps(*(step not in skipped for step in STEPS[1:]), at_least_two=min2, cap=cap)
+    steps = Steps(
+        vetoes="vetoes" not in skipped, blending="blending" not in skipped, mutual="mutual" not in skipped,
+        grouping="grouping" not in skipped, at_least_two=min2, cap=cap,
+    )  # fmt: skip
     joined = bound or (0.5 if model.pairs is None else model.pairs.spec.group)
     titles = [item.title if "title" in model.signals else None for item in items]
     with progress("Judging candidates", len(items)) as tick:
