@@ -67,6 +67,9 @@ def calibrate(
     pair_model: Annotated[
         bool, typer.Option("--pair-model/--no-pair-model", help="Fit the pair model too, or leave it as it is.")
     ] = True,
+    keep_thresholds: Annotated[
+        bool, typer.Option("--keep-thresholds", help="Leave the thresholds as they are, fit the pair model only.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
 ) -> None:
     """Fit a bundle's thresholds and pair model. Its vectors stay as they are: nothing has to be indexed again."""
@@ -83,9 +86,10 @@ def calibrate(
     parts: list[PairEvidence] = []
     if listings is not None:
         data = reader.read(listings, named)
-        points = fitting.fit_thresholds(data.labelled(), loaded.manifest.encoder_fusion(), criterion)
-        _show("Fitted (scores on the listings they were fitted to)", points)
-        thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
+        if not keep_thresholds:
+            points = fitting.fit_thresholds(data.labelled(), loaded.manifest.encoder_fusion(), criterion)
+            _show("Fitted (scores on the listings they were fitted to)", points)
+            thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
         if pair_model:
             parts.append(_candidates(data, thresholds))
     if pairs and pair_model:
