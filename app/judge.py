@@ -136,8 +136,9 @@ class Judge:
         members = self._side_members([left, right])
         values = dict(zip(FEATURES, evidence(members, Ground(self.fusion, bounds, 0), context=0)[0].tolist(), strict=True))
         shared = int(members.flags[0] & members.flags[1])
-        score = values["score"] if shared else None
-        reasons = reasons_for(left.title, right.title, values, bounds)
+        score = _known(values["score"]) if shared else None
+        photos = sum(bool(len(side.embedding.images)) for side in (left, right))
+        reasons = reasons_for(left.title, right.title, photos, values, bounds)
         if self.model is None:
             above = score is not None and values["over"] >= 0
             return Verdict(
@@ -175,7 +176,8 @@ class Judge:
         if self.model is None:
             return match
         values = dict(zip(FEATURES, row.tolist(), strict=True))
-        reasons = reasons_for(query.title, match.product.title, values, bounds)
+        photos = bool(len(query.embedding.images)) + bool(match.product.photos)
+        reasons = reasons_for(query.title, match.product.title, photos, values, bounds)
         rounded = round(float(probability), 4)
         decision = _vetoed(self.model.spec.decide(rounded, rule.decisions), values)
         return replace(match, probability=rounded, decision=decision, reasons=reasons)

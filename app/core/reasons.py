@@ -32,19 +32,24 @@ _CODES = ("model", "variant")
 
 
 def reasons_for(
-    left: str | None, right: str | None, evidence: Mapping[str, float], bounds: Mapping[str, float]
+    left: str | None,
+    right: str | None,
+    photos: int,
+    evidence: Mapping[str, float],
+    bounds: Mapping[str, float],
 ) -> tuple[Reason, ...]:
     """Names what speaks for a pair and against it, the strongest first.
 
     Args:
         left: clean title of the query, or None.
         right: clean title of the candidate, or None.
+        photos: how many of the two have one, 0 to 2.
         evidence: by the names of `app.core.pairs.FEATURES`; NaN is missing.
         bounds: cosine thresholds by modality, for this gallery.
     """
     return (
         *_numbers(left, right),
-        *_photos(evidence, bounds.get("image", 1.0)),
+        *_photos(photos, evidence, bounds.get("image", 1.0)),
         *_titles(left, right, evidence, bounds.get("title", 1.0)),
         *_neighbours(evidence),
     )
@@ -68,14 +73,14 @@ def _number(one: Comparison) -> Reason:
     return Reason(f"{subject}_agree", f"both titles: {same}")
 
 
-def _photos(evidence: Mapping[str, float], bound: float) -> list[Reason]:
+def _photos(photos: int, evidence: Mapping[str, float], bound: float) -> list[Reason]:
     image, distance = evidence["image"], evidence["distance"]
     if distance <= SAME_HASH:
         return [Reason("same_photo", "the same photo")]
     if distance <= EDITED_HASH:
         return [Reason("edited_photo", "the same photo, edited or cropped")]
     if image != image:
-        return [Reason("no_photo", "one of the two has no photo")] if distance != distance else []
+        return [Reason("no_photo", "one of the two has no photo")] if photos == 1 else []
     if image >= bound:
         return [Reason("photos_alike", f"the photos are alike ({image:.2f})")]
     if image < bound - CLEARLY:
@@ -86,7 +91,7 @@ def _photos(evidence: Mapping[str, float], bound: float) -> list[Reason]:
 def _titles(left: str | None, right: str | None, evidence: Mapping[str, float], bound: float) -> list[Reason]:
     title = evidence["title"]
     if left is None or right is None or title != title:
-        return [Reason("no_title", "one of the two has no title")]
+        return [Reason("no_title", "one of the two has no title")] if (left is None) != (right is None) else []
     if sorted(left.casefold().split()) == sorted(right.casefold().split()):
         return [Reason("same_title", "the same title")]
     if title >= bound:

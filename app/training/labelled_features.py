@@ -72,14 +72,14 @@ def embed_pairs(
     """Embeds the sides of labelled pairs and collects the evidence about each pair by itself.
 
     Returns:
-        The pairs of which both sides could be read, and the sides that could not.
+        The pairs of two listings of which both could be read, and the sides that could not.
     """
     items = pairs.listings.items
     features, kept, bad = embed_items(items, SIGNALS, encoder, fusion, tick)
     where = np.full(len(items), -1, np.int64)
     where[kept] = np.arange(len(kept))
     left, right = where[np.asarray(pairs.left, np.int64)], where[np.asarray(pairs.right, np.int64)]
-    usable = (left >= 0) & (right >= 0)
+    usable = (left >= 0) & (right >= 0) & (left != right)  # two sides with equal content are one listing
     labels = np.unique([str(items[n].group) for n in kept], return_inverse=True)[1].astype(np.int64)
     titles = [items[n].title for n in kept]
     same = np.asarray(pairs.same, np.bool_)
