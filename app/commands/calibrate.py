@@ -280,7 +280,16 @@ def _show(title: str, points: Sequence[Point]) -> None:
 
 def _show_pairs(title: str, models: dict[str, PairMetrics]) -> None:
     table = Table(title=title, title_justify="left")
-    named = ("", "pairs", "same", "calibration\nerror", "precision\nat .95", "\nat .99", "\nof a match", "recall\nof a match")
+    named = (
+        "",
+        "pairs",
+        "same",
+        "calibration\nerror",
+        "precision\nat .95",
+        "\nat .99",
+        "\nof a match",
+        "recall\nof a match",
+    )
     for column in named:
         table.add_column(column, justify="right" if column else "left")
     for name, m in models.items():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from app.commands.common import (
     BundleDir,
@@ -22,33 +20,42 @@ from app.commands.common import (
     columns,
     console,
     progress,
-    results,
     show_bad_rows,
 )
 from app.errors import InvalidInput
-from app.listings import BadRow, Columns
+from app.listings import Columns
+from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.evaluation.groups import Grouped
+    from app.commands.group_output import Subjects
+    from app.core.decision import Thresholds
+    from app.evaluation.groups import Steps
     from app.labelled.listings import Item
+    from app.pair_model import PairModel
 
 STEPS = ("pair-model", "vetoes", "blending", "mutual", "grouping")
 
 
 def group(
     out: Annotated[Path, typer.Option(help="CSV to write.")],
-    listings: Annotated[Path, typer.Option(help="The listings: CSV, JSON lines or Parquet.")],
+    listings: Annotated[Path | None, typer.Option(help="The listings: CSV, JSON lines or Parquet.")] = None,
+    catalog: Annotated[
+        str | None, typer.Option(help="Instead of a table: the products of this catalog. The service must be stopped.")
+    ] = None,
     bundle: BundleDir = None,
     signals: Annotated[
         str | None, typer.Option(help="Some of title,image,phash. Default: what the bundle and the table have.")
     ] = None,
     fold: Annotated[str | None, typer.Option(help="K/N: only fold K of N, as in training.")] = None,
+    rest_as_gallery: Annotated[
+        bool, typer.Option("--rest-as-gallery", help="With --fold: the other folds fill up the gallery.")
+    ] = False,
     min2: Annotated[
         bool, typer.Option("--min2", help="Every listing has a match: give each at least its best candidate.")
     ] = False,
     form: Annotated[
         Literal["matches", "groups"],
-        typer.Option("--format", help="matches: posting_id,matches, as Kaggle wants it; groups: one row per listing."),
+        typer.Option("--format", help="matches: posting_id,matches, as Kaggle wants it; groups: with reasons."),
     ] = "matches",
     without: Annotated[
         list[str] | None, typer.Option(help=f"Leave a step out: {', '.join(STEPS)}. Repeat the option.")
@@ -66,112 +73,137 @@ def group(
     phash_column: PhashColumn = None,
 ) -> None:
     """Find groups of listings that are the same product. Where the table has groups, they are measured, not used."""
-    from app.commands.model import choose_model
-    from app.evaluation.features import embed_items
-    from app.evaluation.groups import Steps, group_listings
-    from app.evaluation.subjects import subjects_of
+    from app.commands.group_output import groups_csv, matches_csv, show_groups
+    from app.evaluation.groups import group_listings
+    from app.files import write_file
 
-    skipped = set(without or ())
+    if (listings is None) == (catalog is None):
+        raise InvalidInput("give either --listings or --catalog: that is what is grouped.")
+    if rest_as_gallery and fold is None:
+        raise typer.BadParameter("--rest-as-gallery goes with --fold.")
+    steps = _steps(set(without or ()), min2, cap)
+    if listings is not None:
+        named = columns(id_column, title_column, image_column, group_column, phash_column)
+        who, model = _from_table(_Source(listings, named, images, strict, fold, rest_as_gallery), bundle, signals)
+    else:
+        who, model = _from_catalog(catalog or "", bundle)
+    if model.pairs is None and "pair-model" not in (without or ()):
+        console.print("[yellow]The bundle has no pair model: scores alone decide. 'python -m app calibrate' makes one.[/]")
+    judge = None if "pair-model" in (without or ()) else model.pairs
+    joined = bound or (0.5 if model.pairs is None else model.pairs.spec.group)
+    with progress("Judging candidates", len(who.ids)) as tick:
+        found = group_listings(who.features, who.titles, model.thresholds, judge, joined, steps, who.labels, tick)
+    bounds = model.thresholds.all_at(len(who.ids))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_file(out, (matches_csv(found, who) if form == "matches" else groups_csv(found, who, bounds)).encode())
+    console.print(f"Written: {out}")
+    show_groups(found, who, grouped=steps.grouping)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What judges: thresholds and, if the bundle has one, the pair model."""
+
+    thresholds: Thresholds
+    pairs: PairModel | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The table that is read, and how."""
+
+    file: Path
+    columns: Columns
+    images: Path | None
+    strict: bool
+    fold: str | None
+    rest: bool
+
+
+def _steps(skipped: set[str], min2: bool, cap: int) -> Steps:
+    from app.evaluation.groups import Steps
+
     if skipped - set(STEPS):
         raise InvalidInput(f"--without takes {', '.join(STEPS)}, not '{min(skipped - set(STEPS))}'.")
-    named = columns(id_column, title_column, image_column, group_column, phash_column)
-    everyone, bad = _read(listings, named, images, strict, fold)
-    model = choose_model(bundle, signals, everyone)
-    if model.thresholds is None:
-        raise InvalidInput("hashes alone make no groups: add title or image to --signals.")
-    with progress("Embedding", len(everyone)) as tick:
-        features, kept, unread = embed_items(everyone, model.signals, model.encoder, model.fusion, tick)
-    show_bad_rows([*bad, *unread])
-    items = [everyone[n] for n in kept]
-    labels = subjects_of(everyone, [], kept).labels
-    if model.pairs is None and "pair-model" not in skipped:
-        console.print("[yellow]The bundle has no pair model: scores alone decide. 'python -m app calibrate' makes one.[/]")
-    judge = None if "pair-model" in skipped else model.pairs
-    steps = Steps(
+    return Steps(
         vetoes="vetoes" not in skipped, blending="blending" not in skipped, mutual="mutual" not in skipped,
         grouping="grouping" not in skipped, at_least_two=min2, cap=cap,
     )  # fmt: skip
-    joined = bound or (0.5 if model.pairs is None else model.pairs.spec.group)
-    titles = [item.title if "title" in model.signals else None for item in items]
-    with progress("Judging candidates", len(items)) as tick:
-        found = group_listings(features, titles, model.thresholds, judge, joined, steps, labels, tick)
-    _write(out, _matches(found, items) if form == "matches" else _groups(found, items))
-    _show(found, labels, steps.grouping)
 
 
-def _read(
-    file: Path, named: Columns, images: Path | None, strict: bool, fold: str | None
-) -> tuple[list[Item], list[BadRow]]:
-    """Returns the listings by id, so that groups do not depend on the order of the rows, and the rows that were skipped."""
+def _from_table(source: _Source, bundle: Path | None, signals: str | None) -> tuple[Subjects, _Model]:
+    """Reads and embeds the listings, sorted by id, so that groups do not depend on the order of the rows."""
+    import numpy as np
+
+    from app.commands.group_output import Subjects
+    from app.commands.model import choose_model
+    from app.evaluation.features import embed_items
+    from app.evaluation.subjects import subjects_of
+
+    items, asking = _read(source)
+    model = choose_model(bundle, signals, items)
+    if model.thresholds is None:
+        raise InvalidInput("hashes alone make no groups: add title or image to --signals.")
+    with progress("Embedding", len(items)) as tick:
+        features, kept, unread = embed_items(items, model.signals, model.encoder, model.fusion, tick)
+    show_bad_rows(unread)
+    known = [items[n] for n in kept]
+    titles = [item.title if "title" in model.signals else None for item in known]
+    asked = np.array([item.id in asking for item in known], np.bool_)
+    ids = [item.id for item in known]
+    return Subjects(ids, titles, features, subjects_of(items, [], kept).labels, asked), _Model(model.thresholds, model.pairs)
+
+
+def _read(source: _Source) -> tuple[Sequence[Item], set[str]]:
+    """Returns the listings, and the ids of those that ask."""
     from app.evaluation.subjects import split
     from app.labelled.folds import parse_fold
     from app.labelled.listings import read_labelled
     from app.listings import count_rows
 
-    part = None if fold is None else parse_fold(fold)
-    with progress(f"Reading {file.name}", count_rows(file)) as tick:
-        read = read_labelled(file, named, images, strict=strict, needs_group=False, may_lack_groups=True, tick=tick)
-    return sorted(split(read.items, part, rest=False)[0], key=lambda item: item.id), read.problems
+    part = None if source.fold is None else parse_fold(source.fold)
+    with progress(f"Reading {source.file.name}", count_rows(source.file)) as tick:
+        read = read_labelled(
+            source.file,
+            source.columns,
+            source.images,
+            strict=source.strict,
+            needs_group=False,
+            may_lack_groups=True,
+            tick=tick,
+        )
+    show_bad_rows(read.problems)
+    asking, others = split(read.items, part, source.rest)
+    return sorted([*asking, *others], key=lambda item: item.id), {item.id for item in asking}
 
 
-def _matches(found: Grouped, items: Sequence[Item]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["posting_id", "matches"])
-    for item, rows in zip(items, found.matches(), strict=True):
-        writer.writerow([item.id, " ".join(items[n].id for n in rows)])
-    return text.getvalue()
+def _from_catalog(name: str, bundle: Path | None) -> tuple[Subjects, _Model]:
+    """Takes the stored vectors of a catalog."""
+    from contextlib import closing
 
-
-def _groups(found: Grouped, items: Sequence[Item]) -> str:
-    """Writes the id of the group's first listing, its size, and how sure each listing belongs to the others."""
     import numpy as np
 
-    n = len(items)
-    sizes = np.bincount(found.labels, minlength=n)
-    inside = found.labels[found.table.rows] == found.labels[found.table.others]
-    sums = np.bincount(found.table.rows[inside], found.probability[inside], minlength=n)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "group", "size", "probability"])
-    for row, item in enumerate(items):
-        size = int(sizes[found.labels[row]])
-        sure = "" if size == 1 else f"{sums[row] / (size - 1):.4f}"
-        writer.writerow([item.id, items[found.labels[row]].id, size, sure])
-    return text.getvalue()
+    from app.bootstrap import build_pair_model
+    from app.catalog.data_folder import DataFolder
+    from app.catalog.local import LocalCatalog
+    from app.commands.group_output import Subjects
+    from app.evaluation.stored import stored_listings
+    from app.model_store import load_bundle
 
-
-def _write(out: Path, text: str) -> None:
-    from app.files import write_file
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(out, text.encode())
-    console.print(f"Written: {out}")
-
-
-def _show(found: Grouped, labels: object, grouped: bool) -> None:
-    import numpy as np
-
-    from app.core.group_metrics import group_metrics
-    from app.core.ranking import f1_of_matches
-
-    true = np.asarray(labels)
-    sizes = np.bincount(np.bincount(found.labels)[np.unique(found.labels)])
-    table = Table("", "", title="Groups", title_justify="left", show_header=False)
-    table.add_row("listings", f"{len(found.labels):,}")
-    if grouped:
-        table.add_row("groups", f"{int(sizes.sum()):,}")
-        table.add_row("of them with two or more", f"{int(sizes[2:].sum()):,}")
-        table.add_row("largest", f"{len(sizes) - 1:,}")
-    known = true >= 0
-    if known.all():
-        f1 = f1_of_matches(found.table.rows[found.taken], found.table.others[found.taken], true)
-        table.add_row("F1 of matches", f"{f1:.4f}")
-        if grouped:
-            metrics = group_metrics(found.labels, true)
-            table.add_row("B-cubed F1", f"{metrics.bcubed_f1:.4f}")
-            table.add_row("B-cubed precision", f"{metrics.bcubed_precision:.4f}")
-            table.add_row("B-cubed recall", f"{metrics.bcubed_recall:.4f}")
-            table.add_row("pairwise precision", f"{metrics.pair_precision:.4f}")
-            table.add_row("pairwise recall", f"{metrics.pair_recall:.4f}")
-    results.print(table)
+    settings = Settings() if bundle is None else Settings(bundle=bundle)
+    loaded = load_bundle(settings.bundle)
+    fusion = loaded.manifest.encoder_fusion()
+    data = DataFolder(settings.data_dir)
+    try:
+        store = LocalCatalog(data, fusion, loaded.fingerprint)
+    except BaseException:
+        data.close()
+        raise
+    with closing(store), progress(f"Reading catalog {name}", store.size(name)) as tick:
+        found = stored_listings(store, name, fusion, tick)
+    if found.skipped:
+        console.print(f"[yellow]{len(found.skipped):,} products could not be embedded, the first is {found.skipped[0]}.[/]")
+    n = len(found.products)
+    ids, titles = [product.id for product in found.products], [product.title for product in found.products]
+    who = Subjects(ids, titles, found.features, np.full(n, -1, np.int64), np.ones(n, np.bool_))
+    return who, _Model(loaded.manifest.decision(), build_pair_model(loaded))

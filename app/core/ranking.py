@@ -155,18 +155,22 @@ def decided(lists: Lists, taken: Flags) -> Decided:
     return Decided(float(f1), float(precision), float(recall), len(alone), _mean(alone > 0), _mean(alone))
 
 
-def f1_of_matches(rows: Counts, others: Counts, labels: Counts) -> float:
+def f1_of_matches(rows: Counts, others: Counts, labels: Counts, asked: Flags | None = None) -> float:
     """Scores matches by the competition's metric; each listing matches itself, too.
 
     Args:
         rows: `(pairs,)` who asked.
         others: `(pairs,)` what it was matched with, never itself.
-        labels: `(n,)` true groups.
+        labels: `(n,)` true groups, -1 for none: such a listing has no match but itself.
+        asked: `(n,)`, whose F1 is meant; None for all.
     """
     found = 1 + np.bincount(rows, minlength=len(labels))
-    right = 1 + np.bincount(rows[labels[rows] == labels[others]], minlength=len(labels))
-    true = np.bincount(labels)[labels]
-    return float((2 * right / (found + true)).mean())
+    known = labels[rows] >= 0
+    right = 1 + np.bincount(rows[known & (labels[rows] == labels[others])], minlength=len(labels))
+    sizes = np.bincount(labels[labels >= 0], minlength=1)
+    true = np.where(labels >= 0, sizes[labels], 1)
+    f1 = 2 * right / (found + true)
+    return float((f1 if asked is None else f1[asked]).mean())
 
 
 def ranked(lists: Lists) -> Ranked:
