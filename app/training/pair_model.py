@@ -30,6 +30,7 @@ FOLDS = 5
 ROUNDS = 400
 MIN_PAIRS = 50  # of either kind
 FEW_PAIRS = 20_000
+LONELY_SHARE = 0.25  # weight of a pair that is shown again without its context: the trees are for pairs in context first
 KNOTS = 64
 PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 GROUP_BOUNDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
@@ -164,6 +165,7 @@ def _trees(evidence: Floats, lonely: Floats, same: Flags, same_lonely: Flags, se
     data = lightgbm.Dataset(
         np.concatenate([evidence, lonely]),
         np.concatenate([same, same_lonely]).astype(np.float32),
+        weight=np.concatenate([np.ones(len(evidence)), np.full(len(lonely), LONELY_SHARE)]),
         feature_name=list(FEATURES),
     )
     return lightgbm.train(parameters, data, rounds)
