@@ -85,7 +85,7 @@ class Cosines:
         image, title: cosines, NaN where one lacks the modality.
         score: as `Fusion.score_rows` has it; 0 where two share nothing.
         distance: of the perceptual hashes, NaN where one has none.
-        raise_: what the hashes add to the score.
+        raise_: what the hashes add to the score: the whole kernel where the two share nothing else, as in a search.
         bound: the threshold of the pair.
     """
 
@@ -111,7 +111,7 @@ def cosines(members: Members, ground: Ground, rows: slice, columns: slice) -> Co
     score = np.where(shared == HAS_BOTH, fused, np.where(shared & HAS_IMAGE, image, np.where(shared, title, 0.0)))
     both = members.hashed[rows, None] & members.hashed[None, columns]
     apart = phash.distances(members.hashes[rows, None], members.hashes[None, columns])
-    raised = np.where(both, phash.WEIGHT * phash.kernel(apart), 0.0)
+    raised = np.where(both, np.where(shared, phash.WEIGHT, 1.0) * phash.kernel(apart), 0.0)
     kinds = np.where((shared == 0) & both, HASH_ONLY, shared)
     return Cosines(image, title, score, np.where(both, apart, np.nan), raised, ground.by_kind()[kinds])
 
