@@ -135,7 +135,7 @@ def together(near: Cosines, among: Cosines) -> Columns:
         "rank": _rank(score),
         "rank_back": 1.0 + (back > score[:, None]).sum(axis=1),
         "margin": score - _best_other(score),
-        "margin_back": score - back.max(axis=1),
+        "margin_back": score - np.where(back.max(axis=1) > NOT_THERE, back.max(axis=1), 0.0),
     }
     found |= _density(score, others)
     found |= _common(among, near, raised, others)
