@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core import phash
-from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, Fusion
+from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, SCORE_DECIMALS, Fusion
 from app.core.product import Floats
 
 DENSEST = 10  # nearest neighbours that say how crowded it is around a listing
@@ -105,8 +105,9 @@ def cosines(members: Members, ground: Ground, rows: slice, columns: slice) -> Co
         image = (one[:, :cut] @ other[:, :cut].T).astype(np.float64) / fusion.weight
         title = (one[:, cut:] @ other[:, cut:].T).astype(np.float64) / (1 - fusion.weight)
     shared = members.flags[rows, None] & members.flags[None, columns]
-    image = np.where(shared & HAS_IMAGE, image, np.nan)
-    title = np.where(shared & HAS_TITLE, title, np.nan)
+    # rounded, or else equal products get scores, and ranks, that differ by where they stand in the block
+    image = np.where(shared & HAS_IMAGE, image, np.nan).round(SCORE_DECIMALS)
+    title = np.where(shared & HAS_TITLE, title, np.nan).round(SCORE_DECIMALS)
     fused = fusion.weight * image + (1 - fusion.weight) * title
     score = np.where(shared == HAS_BOTH, fused, np.where(shared & HAS_IMAGE, image, np.where(shared, title, 0.0)))
     both = members.hashed[rows, None] & members.hashed[None, columns]
