@@ -90,7 +90,7 @@ def _photos(photos: int, evidence: Mapping[str, float], bound: float) -> list[Re
 
 def _titles(left: str | None, right: str | None, evidence: Mapping[str, float], bound: float) -> list[Reason]:
     title = evidence["title"]
-    if left is None or right is None or title != title:
+    if left is None or right is None:
         return [Reason("no_title", "one of the two has no title")] if (left is None) != (right is None) else []
     if sorted(left.casefold().split()) == sorted(right.casefold().split()):
         return [Reason("same_title", "the same title")]
