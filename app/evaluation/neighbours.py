@@ -28,6 +28,7 @@ MAX_PAIRS = 40_000_000  # about 700 MB
 MAX_MATES = 1000
 
 _Found = tuple[Rows, Doubles, NDArray[np.uint8]]
+_NOTHING: _Found = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.uint8))
 
 
 class Neighbours:
@@ -102,7 +103,7 @@ class Search:
             tick: called with the number of queries just done.
         """
         self._neighbours = Neighbours(features)
-        self._found: list[_Found] = [(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.uint8))] * queries
+        self._found: list[_Found] = [_NOTHING] * queries
         self._k = np.full(queries, k)
         self.outside = np.full(queries, -np.inf)
         self._search(np.arange(queries), k, tick)
@@ -137,7 +138,8 @@ class Search:
         """
         n = len(self._found)
         lengths = [len(one[0]) for one in self._found]
-        others, scores, kinds = (np.concatenate([one[part] for one in self._found]) for part in range(3))
+        found = [_NOTHING, *self._found]  # even without queries there is something to join
+        others, scores, kinds = (np.concatenate([one[part] for one in found]) for part in range(3))
         asking = np.repeat(labels[:n], lengths)
         same = (labels[others] == asking) & (asking >= 0)
         sizes = np.bincount(labels[labels >= 0], minlength=1)
