@@ -13,6 +13,7 @@ from app.core.neighbourhood import Ground, Members
 from app.core.pairs import FEATURES
 from app.core.product import Floats
 from app.evaluation.evidence import Table
+from app.evaluation.features import Features
 from app.pair_model import PairModel
 from app.training.pair_model import Fitted, fit_pair_model
 
@@ -106,3 +107,28 @@ def fitted() -> Fitted:
 def small_model() -> PairModel:
     """The same, ready for use: title, image and blending with neighbours speak for a pair, nothing else counts."""
     return PairModel(fitted().spec, fitted().text)
+
+
+def clusters(groups: int, each: int, seed: int, noise: float = 0.1) -> tuple[Features, list[str | None], NDArray[np.int64]]:
+    """Listings of groups that stand apart: features, titles, and the group of each. All have photo, title and hash."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(groups), each)
+    n, rows = len(labels), []
+    for dim in (TWO_TOWERS.image_dim, TWO_TOWERS.title_dim):
+        around = random.normal(size=(groups, dim))
+        around /= np.linalg.norm(around, axis=1, keepdims=True)
+        noisy = around[labels] + noise * random.normal(size=(n, dim))
+        rows.append((noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32))
+    vectors = np.concatenate([np.sqrt(TWO_TOWERS.weight) * rows[0], np.sqrt(1 - TWO_TOWERS.weight) * rows[1]], axis=1)
+    hashes = random.integers(0, 2**63, groups).astype(np.uint64)[labels]
+    titles: list[str | None] = [f"{WORDS[label % len(WORDS)]} no {label}" for label in labels]
+    known = np.full(n, HAS_BOTH, np.uint8)
+    return Features(TWO_TOWERS, vectors.astype(np.float32), known, hashes, np.ones(n, np.bool_)), titles, labels
+
+
+def taken_from(features: Features, places: Sequence[int] | NDArray[np.int64]) -> Features:
+    """The listings at those places, in that order."""
+    rows = np.asarray(places, np.int64)
+    return Features(
+        features.fusion, features.vectors[rows], features.flags[rows], features.hashes[rows], features.hashed[rows]
+    )
