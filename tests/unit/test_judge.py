@@ -1,0 +1,161 @@
+"""The judge at work: rules that make matches, their order, reasons and decisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.core.neighbourhood import Ground, Members
+from app.core.pairs import CONTEXT, evidence
+from app.core.product import Answer
+from app.core.reasons import AGAINST
+from app.errors import InvalidInput
+from app.judge import Judge, Rule
+from tests.evidence import BOUNDS, TWO_TOWERS, fitted, small_model
+from tests.shelf import BITS, GALLERY, THRESHOLDS, Shelf, flat
+
+CLEAR = [(0.95, 0.95), (0.9, 0.9), (0.8, 0.8), (0.5, 0.5), (0.2, 0.2), (0.0, 0.1)]
+
+
+def ids(answer: Answer) -> list[str]:
+    return [match.product.id for match in answer.matches]
+
+
+def test_the_threshold_makes_matches_and_the_model_explains_them() -> None:
+    shelf = Shelf(CLEAR)
+    before, after = shelf.answer(), shelf.judged()
+    assert ids(after) == ids(before) == ["p0", "p1", "p2"]
+    assert (after.total, after.exact, after.rule, after.bound) == (before.total, True, "threshold", 0.53)
+    assert after.candidates == ()
+    assert all(match.probability is not None and match.decision and match.reasons for match in after.matches)
+    assert [match.score for match in after.matches] == [match.score for match in before.matches]
+
+
+def test_probabilities_are_those_of_the_model() -> None:
+    shelf = Shelf(CLEAR, [None, BITS, BITS ^ 0b111, None, None, BITS ^ 1])
+    fused, flags = TWO_TOWERS.fuse(shelf.query.embedding)
+    phashes = [BITS, *(one.match.product.photos[0].phash for one in shelf.candidates)]
+    members = Members(
+        np.stack([fused[0], *(one.vector for one in shelf.candidates)]),
+        np.array([flags[0], *(one.flags for one in shelf.candidates)], np.uint8),
+        [shelf.query.title, *(one.match.product.title for one in shelf.candidates)],
+        np.array([value or 0 for value in phashes], np.uint64), np.array([value is not None for value in phashes]),
+    )  # fmt: skip
+    wanted = small_model().probability(evidence(members, Ground(TWO_TOWERS, BOUNDS, GALLERY)))
+    expected = {one.match.product.id: p for one, p in zip(shelf.candidates, wanted.tolist(), strict=True)}
+    found = shelf.judged(Rule(min_probability=0.0)).matches
+    assert len(found) == len(CLEAR)
+    for match in found:
+        assert match.probability == pytest.approx(expected[match.product.id], abs=5.1e-5)
+        assert match.decision == fitted().spec.decide(match.probability)
+
+
+def test_the_nearest_photo_of_a_product_counts() -> None:
+    shelf = Shelf([(0.9, 0.9)], [~BITS & 2**64 - 1])
+    one = shelf.candidates[0]
+    far = one.match.product.photos[0]
+    assert "same_photo" not in [reason.code for reason in shelf.judged().matches[0].reasons]
+    for more in (replace(far, phash=BITS ^ 1), replace(far, phash=None)):
+        product = replace(one.match.product, photos=(far, more))
+        shelf.candidates[0] = replace(one, match=replace(one.match, product=product))
+        codes = [reason.code for reason in shelf.judged().matches[0].reasons]
+        assert ("same_photo" in codes) == (more.phash is not None)
+
+
+def test_a_smallest_probability_makes_matches_the_likeliest_first() -> None:
+    shelf = Shelf(CLEAR)
+    everyone = shelf.judged(Rule(min_probability=0.0))
+    chances = [match.probability or 0.0 for match in everyone.matches]
+    assert chances == sorted(chances, reverse=True)
+    assert sorted(ids(everyone)) == [f"p{n}" for n in range(len(CLEAR))]
+    bound = chances[2]
+    some = shelf.judged(Rule(min_probability=bound))  # inclusive
+    assert ids(some) == ids(everyone)[: sum(chance >= bound for chance in chances)]
+    assert (some.total, some.rule, some.bound, some.threshold) == (len(ids(some)), "min_probability", bound, 0.53)
+    assert ids(shelf.judged(Rule(min_probability=1.0), flat(0.9))) == []
+
+
+def test_a_precision_is_turned_into_its_probability() -> None:
+    shelf = Shelf(CLEAR)
+    bound = fitted().spec.bound_for(0.9)
+    found = shelf.judged(Rule(target_precision=0.9))
+    assert (found.rule, found.bound) == ("target_precision", bound)
+    assert ids(found) == ids(shelf.judged(Rule(min_probability=bound)))
+    assert ids(found)
+    with pytest.raises(InvalidInput, match="reaches a precision of"):
+        shelf.judged(Rule(target_precision=0.99999))
+
+
+def test_equally_likely_products_keep_the_order_of_their_scores() -> None:
+    shelf = Shelf(CLEAR)
+    found = shelf.judged(Rule(min_probability=0.5), flat(0.7))
+    assert ids(found) == [one.match.product.id for one in shelf.candidates]
+
+
+def test_the_limit_cuts_and_the_total_tells() -> None:
+    shelf = Shelf(CLEAR)
+    shelf.query = replace(shelf.query, limit=2)
+    found = shelf.judged(Rule(min_probability=0.0))
+    assert (len(found.matches), found.total, found.truncated) == (2, len(CLEAR), True)
+
+
+def test_an_answer_is_exact_if_what_was_not_judged_cannot_match() -> None:
+    few, full = Shelf(CLEAR), Shelf([(0.9, 0.9)] * CONTEXT)
+    assert few.judged(Rule(min_probability=0.0)).exact  # the catalog has no more
+    assert not full.judged(Rule(min_probability=0.5), flat(0.7)).exact  # the next one might match as well
+    assert full.judged(Rule(min_probability=0.8), flat(0.7)).exact
+    assert full.judged(Rule(), flat(0.7)).exact  # by the threshold, nothing changes
+    judge, rule = Judge(TWO_TOWERS, THRESHOLDS, small_model()), Rule(min_probability=0.0)
+    assert not judge.judge(few.query, replace(few.answer(), exact=False), rule).exact  # an approximate index
+
+
+def test_no_candidates_no_matches() -> None:
+    shelf = Shelf([])
+    assert shelf.judged(Rule(min_probability=0.0)).matches == ()
+    assert shelf.judged().matches == ()
+
+
+def test_a_probability_against_the_order_of_scores_is_explained() -> None:
+    cosines = np.random.default_rng(1).uniform(0.2, 0.95, (12, 2))
+    best = Shelf([(float(image), float(title)) for image, title in cosines])
+    found = {match.product.id: match for match in best.judged(Rule(min_probability=0.0)).matches}
+    by_score = sorted(found.values(), key=lambda match: -match.score)
+    below = 0.0
+    explained = 0
+    for match in reversed(by_score):
+        codes = [reason.code for reason in match.reasons]
+        contradicts = (match.probability or 0.0) < below
+        others = [code for code in codes if code in AGAINST]
+        assert ("weaker_evidence" in codes) == (contradicts and not others)
+        assert not contradicts or others or "weaker_evidence" in codes
+        explained += contradicts
+        below = max(below, match.probability or 0.0)
+    assert explained
+
+
+def test_evidence_that_is_weaker_without_a_reason_is_called_so() -> None:
+    shelf = Shelf([(0.75, 0.56), (0.5, 0.7)])
+    found = {match.product.id: match for match in shelf.judged(Rule(min_probability=0.0)).matches}
+    upper, lower = sorted(found.values(), key=lambda match: -match.score)
+    assert (upper.probability or 0) < (lower.probability or 0)
+    assert upper.reasons[-1].code == "weaker_evidence"
+    assert "weaker_evidence" not in [reason.code for reason in lower.reasons]
+
+
+def test_decisions_have_their_own_bounds() -> None:
+    shelf = Shelf(CLEAR)
+    found = shelf.judged(Rule(decisions={"match": 0.8, "review": 0.7}), flat(0.75))
+    assert {match.decision for match in found.matches} == {"review"}
+    assert {match.decision for match in shelf.judged(Rule(decisions={"match": 0.75}), flat(0.75)).matches} == {"match"}
+
+
+def test_without_a_model_the_answer_stays_as_it_is() -> None:
+    judge, shelf = Judge(TWO_TOWERS, THRESHOLDS, None), Shelf(CLEAR)
+    answer = shelf.answer()
+    assert judge.judge(shelf.query, answer, Rule()) is answer
+    assert (judge.context, Judge(TWO_TOWERS, THRESHOLDS, small_model()).context) == (0, CONTEXT)
+    for rule in (Rule(min_probability=0.5), Rule(target_precision=0.9)):
+        with pytest.raises(InvalidInput, match=f"{rule.name} needs a bundle with a pair model"):
+            judge.judge(shelf.query, answer, rule)
