@@ -94,7 +94,8 @@ def truth(evidence: Floats) -> NDArray[np.float64]:
     for name, (apart, alike, spread) in SIGNALS.items():
         value = evidence[:, FEATURES.index(name)].astype(np.float64)
         odds += (alike - apart) * (value - (alike + apart) / 2) / spread**2
-    return 1 / (1 + np.exp(-odds))
+    known: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
+    return known
 
 
 @cache

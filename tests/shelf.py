@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.core.decision import Thresholds
 from app.core.judging import PairSpec
@@ -20,7 +22,7 @@ GALLERY = 500
 BITS = 0x0F0F_F0F0_1234_5678
 
 
-def toward(first: Floats, other: Floats, cosine: float) -> Floats:
+def toward(first: Floats, other: NDArray[np.float64], cosine: float) -> Floats:
     """A unit vector with that cosine to the first one."""
     rest = other - (other @ first) * first
     turned: Floats = (cosine * first + np.sqrt(1 - cosine**2) * rest / np.linalg.norm(rest)).astype(np.float32)
@@ -30,7 +32,9 @@ def toward(first: Floats, other: Floats, cosine: float) -> Floats:
 class Shelf:
     """A query, and products with given cosines of photo and title to it."""
 
-    def __init__(self, cosines: list[tuple[float | None, float | None]], hashes: list[int | None] | None = None) -> None:
+    def __init__(
+        self, cosines: Sequence[tuple[float | None, float | None]], hashes: Sequence[int | None] | None = None
+    ) -> None:
         random = np.random.default_rng(0)
         image, title = unit_rows(random, 1, TWO_TOWERS.image_dim), unit_rows(random, 1, TWO_TOWERS.title_dim)[0]
         self.query = Query(Embedding(image, title), BOUNDS["fused"], 10, context=CONTEXT, title="madu hutan", phash=BITS)

@@ -49,7 +49,7 @@ def test_probabilities_are_those_of_the_model() -> None:
     assert len(found) == len(CLEAR)
     for match in found:
         assert match.probability == pytest.approx(expected[match.product.id], abs=5.1e-5)
-        assert match.decision == fitted().spec.decide(match.probability)
+        assert match.decision == fitted().spec.decide(match.probability or 0.0)
 
 
 def test_the_nearest_photo_of_a_product_counts() -> None:

@@ -42,7 +42,7 @@ def titled(*titles: str | None) -> Members:
 
 
 def column(found: Floats, name: str) -> list[float]:
-    return found[:, FEATURES.index(name)].tolist()
+    return [float(value) for value in found[:, FEATURES.index(name)]]
 
 
 def alike(one: Floats, other: Floats) -> bool:
