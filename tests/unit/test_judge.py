@@ -12,7 +12,7 @@ from app.core.pairs import CONTEXT, evidence
 from app.core.product import Answer
 from app.core.reasons import AGAINST
 from app.errors import InvalidInput
-from app.judge import Judge, Rule
+from app.judge import Judge, Rule, _explained
 from tests.evidence import BOUNDS, TWO_TOWERS, fitted, small_model
 from tests.shelf import BITS, GALLERY, THRESHOLDS, Shelf, flat
 
@@ -142,6 +142,13 @@ def test_evidence_that_is_weaker_without_a_reason_is_called_so() -> None:
     assert (upper.probability or 0) < (lower.probability or 0)
     assert upper.reasons[-1].code == "weaker_evidence"
     assert "weaker_evidence" not in [reason.code for reason in lower.reasons]
+
+
+def test_any_product_with_a_lower_score_counts_not_just_the_next() -> None:
+    matches = [one.match for one in Shelf([(0.9, 0.9), (0.8, 0.8), (0.7, 0.7)]).candidates]
+    found = _explained([replace(one, probability=p) for one, p in zip(matches, (0.6, 0.5, 0.7), strict=True)])
+    assert [[reason.code for reason in one.reasons] for one in found] == [["weaker_evidence"], ["weaker_evidence"], []]
+    assert [one.product.id for one in found] == ["p0", "p1", "p2"]
 
 
 def test_decisions_have_their_own_bounds() -> None:

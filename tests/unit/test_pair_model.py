@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -50,6 +52,12 @@ def test_precisions_that_are_promised_are_kept(fresh: Table) -> None:
     assert promised[-1] == 0.95
     for wanted in promised:
         assert fresh.same[found >= spec.bound_for(wanted)].mean() >= wanted - 0.04
+
+
+def test_precisions_were_reached_where_they_were_fitted() -> None:
+    table, _ = synthetic(150, seed=1)
+    for wanted, bound in fitted().spec.precision:
+        assert table.same[fitted().probability >= bound].mean() >= wanted
 
 
 def test_bounds_are_those_that_decide_best(fresh: Table) -> None:
@@ -179,3 +187,9 @@ def test_pairs_without_context_have_their_own_line(fresh: Table) -> None:
     mixed: Floats = np.concatenate([fresh.evidence[:2], without_context(fresh.evidence[:2])])
     assert model.probability(mixed).tolist() == [0.9, 0.9, 0.1, 0.1]
     assert model.probability(mixed[:0]).shape == (0,)
+
+
+def test_a_model_comes_from_its_bundle(fresh: Table, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(fitted().text, "utf-8")
+    found = PairModel.load(fitted().spec, tmp_path).probability(fresh.evidence[:20])
+    assert found.tolist() == small_model().probability(fresh.evidence[:20]).tolist()
