@@ -13,6 +13,9 @@ ARG EXTRA=cpu
 ARG TORCH_INDEX=""
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
 
+# lightgbm's wheel links to the system's OpenMP, which slim images lack
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --create-home --uid 10001 samesku && install -d -o samesku -g samesku /data
 
 WORKDIR /samesku

@@ -9,12 +9,15 @@ import numpy as np
 
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
+from app.core.judging import Decision
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
 from app.core.product import Answer, Candidate, Embedding, Floats, Match, Query, Reason
 from app.core.reasons import AGAINST, reasons_for
 from app.errors import InvalidInput
 from app.pair_model import PairModel
+
+WEAKER = Reason("weaker_evidence", "titles and neighbours speak for it less than for a product with a lower score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +119,15 @@ class Judge:
         bounds = self.thresholds.all_at(answer.gallery)
         found = evidence(self._members(query, answer.candidates), Ground(self.fusion, bounds, answer.gallery))
         probability = self.model.probability(found)
-        judged = [
-            self._judged(query, one, row, float(p), bounds, rule)
-            for one, row, p in zip(answer.candidates, found, probability, strict=True)
-        ]
-        judged = _explained(judged)
+        named = {one.match.product.id: (p, row) for one, row, p in zip(answer.candidates, found, probability, strict=True)}
         if bound is None:
-            by_id = {match.product.id: match for match in judged}
-            return replace(answer, matches=tuple(by_id[match.product.id] for match in answer.matches), candidates=())
-        passed = sorted(
-            (one for one in judged if (one.probability or 0.0) >= bound), key=lambda one: -(one.probability or 0.0)
-        )
-        whole = len(judged) < self.context or (judged[-1].probability or 0.0) < bound
+            return replace(answer, matches=self._explained(query, answer.matches, named, bounds, rule), candidates=())
+        passed = [one.match for one, p in zip(answer.candidates, probability, strict=True) if p >= bound]
+        passed.sort(key=lambda match: -named[match.product.id][0])
+        whole = len(probability) < self.context or probability[-1] < bound
         return replace(
-            answer, matches=tuple(passed[: query.limit]), total=len(passed), exact=answer.exact and whole, rule=rule.name,
-            bound=bound, candidates=(),
+            answer, matches=self._explained(query, passed[: query.limit], named, bounds, rule), total=len(passed),
+            exact=answer.exact and bool(whole), rule=rule.name, bound=bound, candidates=(),
         )  # fmt: skip
 
     def compare(self, left: ProductSide, right: ProductSide, decisions: Mapping[str, float] | None = None) -> Verdict:
@@ -150,19 +147,38 @@ class Judge:
         probability = (
             round(float(self.model.probability(row)[0]), 4) if shared or values["distance"] == values["distance"] else 0.0
         )
-        decision = self.model.spec.decide(probability, decisions)
+        decision = _vetoed(self.model.spec.decide(probability, decisions), values)
         return Verdict(score, _known(values["image"]), _known(values["title"]), probability, decision, reasons)
 
-    def _judged(
-        self, query: Query, one: Candidate, row: Floats, probability: float, bounds: Mapping[str, float], rule: Rule
+    def _explained(
+        self,
+        query: Query,
+        matches: Sequence[Match],
+        judged: Mapping[str, tuple[float, Floats]],
+        bounds: Mapping[str, float],
+        rule: Rule,
+    ) -> tuple[Match, ...]:
+        """Gives matches their probability, decision and reasons; who is less likely than a lower score is told why."""
+        told = [self._told(query, match, *judged[match.product.id], bounds, rule) for match in matches]
+        best, out = 0.0, []
+        for match in sorted(told, key=lambda one: one.score):
+            probability = match.probability or 0.0
+            weaker = probability < best and not any(reason.code in AGAINST for reason in match.reasons)
+            out.append(replace(match, reasons=(*match.reasons, WEAKER)) if weaker else match)
+            best = max(best, probability)
+        by_id = {match.product.id: match for match in out}
+        return tuple(by_id[match.product.id] for match in matches)
+
+    def _told(
+        self, query: Query, match: Match, probability: float, row: Floats, bounds: Mapping[str, float], rule: Rule
     ) -> Match:
         if self.model is None:
-            return one.match
+            return match
         values = dict(zip(FEATURES, row.tolist(), strict=True))
-        reasons = reasons_for(query.title, one.match.product.title, values, bounds)
-        rounded = round(probability, 4)
-        decision = self.model.spec.decide(rounded, rule.decisions)
-        return replace(one.match, probability=rounded, decision=decision, reasons=reasons)
+        reasons = reasons_for(query.title, match.product.title, values, bounds)
+        rounded = round(float(probability), 4)
+        decision = _vetoed(self.model.spec.decide(rounded, rule.decisions), values)
+        return replace(match, probability=rounded, decision=decision, reasons=reasons)
 
     def _members(self, query: Query, candidates: Sequence[Candidate]) -> Members:
         fused, flags = self.fusion.fuse(query.embedding)
@@ -187,26 +203,17 @@ class Judge:
         )
 
 
+def _vetoed(decision: Decision, evidence: Mapping[str, float]) -> Decision:
+    """Returns `review` for a match whose titles name amounts that contradict each other: somebody should look."""
+    return "review" if decision == "match" and evidence["vetoes"] > 0 else decision
+
+
 def _nearest_hash(asked: int | None, candidate: Candidate) -> int | None:
     """Returns the hash of the candidate's photo that looks most like the one asked about."""
     known = [photo.phash for photo in candidate.match.product.photos if photo.phash is not None]
     if asked is None or not known:
         return known[0] if known else None
     return min(known, key=lambda value: (value ^ asked).bit_count())
-
-
-def _explained(judged: Sequence[Match]) -> list[Match]:
-    """Gives a reason to every candidate whose probability is below that of one with a lower score."""
-    best_below = 0.0
-    out: list[Match] = []
-    for one in reversed(judged):
-        probability = one.probability or 0.0
-        if probability < best_below and not any(reason.code in AGAINST for reason in one.reasons):
-            told = Reason("weaker_evidence", "titles and neighbours speak for it less than for a product with a lower score")
-            one = replace(one, reasons=(*one.reasons, told))
-        best_below = max(best_below, probability)
-        out.append(one)
-    return out[::-1]
 
 
 def _known(value: float) -> float | None:

@@ -24,6 +24,7 @@ from app.core.statements import Side, Statement, StatementDraft
 from app.encoders.multimodal import Encoder
 from app.errors import EmptyProduct, InvalidInput
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
+from app.verifying import Verifier
 
 MAX_PHOTOS = 20
 MAX_LIMIT = 1000
@@ -88,6 +89,7 @@ class Matcher:
             model: what answers call the model, `name@fingerprint`.
         """
         self.encoder, self.catalog, self.judge, self.model = encoder, catalog, judge, model
+        self.verifier = Verifier(lambda name, product_id: catalog.photo(name, product_id, 0)[0], encoder.limits)
 
     # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
 

@@ -28,5 +28,5 @@ echo "Installing into $venv (PyTorch is large: this takes a few minutes the firs
 "$venv/bin/python" -m pip install --quiet --upgrade pip
 PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
     --constraint "$root/constraints.txt" --editable "$root[$extras]"
-"$venv/bin/python" -c 'import faiss, timm, torch, transformers'  # a broken wheel shows here, not in the first request
+"$venv/bin/python" -c 'import cv2, faiss, lightgbm, timm, torch, transformers'  # a broken wheel shows here, not in the first request
 echo "$wanted" > "$stamp"

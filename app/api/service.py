@@ -89,6 +89,10 @@ class Service:
             "batch_size": encoding.batch_size,
         }
 
+    async def verify(self, image: bytes, catalog: str, answer: Answer) -> Answer:
+        """Looks twice at the photos of doubtful matches, in the decode threads."""
+        return await self.decode(lambda: self.matcher.verifier.verify(image, catalog, answer))
+
     async def compare(self, sides: tuple[Prepared, Prepared], rule: Rule) -> Verdict:
         """Embeds two products and judges them."""
         found = await asyncio.gather(*(self.embed(side) for side in sides))

@@ -1,14 +1,16 @@
-"""`python -m app calibrate`: thresholds and the pair model, from labelled listings."""
+"""`python -m app calibrate`: thresholds and the pair model, from labelled listings, pairs and feedback."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from app.commands.common import (
@@ -23,21 +25,35 @@ from app.commands.common import (
     progress,
     show_bad_rows,
 )
+from app.core.product import DEFAULT_CATALOG
+from app.errors import CatalogError, InvalidInput, InvalidListings
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.core.decision import Thresholds
     from app.core.judging import PairSpec
     from app.encoders.multimodal import Encoder
+    from app.labelled.pairs import PairTable
     from app.model_store import Bundle
     from app.training.calibrate import Point
-    from app.training.labelled_features import LabelledFeatures
+    from app.training.labelled_features import LabelledFeatures, PairEvidence
     from app.training.pair_model import Fitted, PairMetrics
+SHOWN_CONTRADICTIONS = 20
 
 
 def calibrate(
     bundle: Annotated[Path, typer.Option(help="The bundle that is calibrated; it is replaced in one step.")],
-    listings: Annotated[Path, typer.Option(help="Labelled listings to fit to; the towers must not have seen them.")],
+    listings: Annotated[
+        Path | None, typer.Option(help="Labelled listings to fit to; the towers must not have seen them.")
+    ] = None,
+    pairs: Annotated[
+        list[Path] | None, typer.Option(help="Labelled pairs, for the pair model only. Repeat the option for more.")
+    ] = None,
+    feedback: Annotated[
+        Path | None, typer.Option(help="Data folder of a service that is stopped: what people said there counts, too.")
+    ] = None,
+    catalog: Annotated[str, typer.Option(help="Whose feedback.")] = DEFAULT_CATALOG,
+    accept: Annotated[bool, typer.Option("--accept", help="With --feedback: write what was only shown.")] = False,
     report: Annotated[Path | None, typer.Option(help="Other labelled listings, to measure the result on.")] = None,
     images: Images = None,
     id_column: IdColumn = None,
@@ -58,20 +74,32 @@ def calibrate(
     from app.model_store import load_bundle
     from app.training import calibrate as fitting
 
+    if listings is None and not pairs and feedback is None:
+        raise InvalidInput("there is nothing to fit to: give --listings, --pairs, --feedback or several of them.")
     loaded = load_bundle(bundle)
     reader = _Reader(loaded, build_encoder(Settings(), loaded), strict, images)
     named = columns(id_column, title_column, image_column, group_column, phash_column)
-    data = reader.read(listings, named)
-    fusion, before = loaded.manifest.encoder_fusion(), loaded.manifest.decision()
-    points = fitting.fit_thresholds(data.labelled(), fusion, criterion)
-    _show("Fitted (scores on the listings they were fitted to)", points)
-    fitted = fitting.thresholds_of(points)
-    thresholds = fitting.joined(before, fitted)
-    after = _Calibration(thresholds, _fit_pairs(data, thresholds) if pair_model else None)
+    thresholds = loaded.manifest.decision()
+    parts: list[PairEvidence] = []
+    if listings is not None:
+        data = reader.read(listings, named)
+        points = fitting.fit_thresholds(data.labelled(), loaded.manifest.encoder_fusion(), criterion)
+        _show("Fitted (scores on the listings they were fitted to)", points)
+        thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
+        if pair_model:
+            parts.append(_candidates(data, thresholds))
+    if pairs and pair_model:
+        parts.append(reader.pairs(_read_pairs(pairs, images, strict), thresholds))
+    if feedback is not None and pair_model:
+        parts.append(reader.pairs(_read_feedback(feedback, catalog), thresholds))
+    after = _Calibration(thresholds, _fit_pairs(parts, loaded) if parts else None)
     metrics = dict(loaded.manifest.metrics)
     if report is not None:
         metrics["held_out"] = _report(reader.read(report, named), loaded, after)
-    _write(loaded, after, listings, metrics)
+    if feedback is not None and not accept:
+        console.print(f"[yellow]Nothing is written: look at before and after, then add --accept. {bundle} is as it was.[/]")
+        return
+    _write(loaded, after, [file for file in (listings, *(pairs or ())) if file is not None], metrics)
     console.print(f"Written: {bundle} is calibrated, fingerprint {loaded.fingerprint} as before.")
 
 
@@ -104,41 +132,101 @@ class _Reader:
         show_bad_rows([*read.problems, *bad])
         return found
 
+    def pairs(self, table: PairTable, thresholds: Thresholds) -> PairEvidence:
+        from app.training.labelled_features import embed_pairs
 
-def _fit_pairs(data: LabelledFeatures, thresholds: Thresholds) -> Fitted | None:
-    """Fits the pair model; None, after saying why, where the listings are too few for one."""
-    from app.errors import InvalidListings
+        with progress("Embedding pairs", len(table.listings.items)) as tick:
+            found, bad = embed_pairs(table, self.encoder, self.bundle.manifest.encoder_fusion(), thresholds, tick)
+        show_bad_rows(bad)
+        return found
+
+
+def _candidates(data: LabelledFeatures, thresholds: Thresholds) -> PairEvidence:
+    with progress("Collecting evidence", len(data.labels)) as tick:
+        return data.candidate_pairs(thresholds, tick)
+
+
+def _read_pairs(files: Sequence[Path], images: Path | None, strict: bool) -> PairTable:
+    from app.labelled.pairs import read_pair_table
+
+    with progress("Reading pairs", None) as tick:
+        read = read_pair_table(files, None, images, strict=strict, tick=tick)
+    show_bad_rows(read.listings.problems)
+    return read
+
+
+def _read_feedback(folder: Path, catalog: str) -> PairTable:
+    """Returns what people agree on; says what they contradict each other in."""
+    from contextlib import closing
+
+    from app.catalog.data_folder import DataFolder
+    from app.catalog.feedback import LocalFeedback
+    from app.core.feedback import contradictions, settled
+    from app.labelled.feedback import feedback_pairs
+
+    with closing(DataFolder(folder)) as data:
+        statements = LocalFeedback(data.records).statements(catalog)
+        found = settled(statements)
+        said = list(islice(contradictions(statements), SHOWN_CONTRADICTIONS + 1))
+        for one in said[:SHOWN_CONTRADICTIONS]:
+            console.print(f"[yellow]contradiction:[/] {escape(str(one))}")
+        if len(said) > SHOWN_CONTRADICTIONS:
+            console.print("[yellow]... and more: GET /feedback/contradictions lists all of them.[/]")
+        console.print(f"Feedback: {len(statements):,} statements, {len(found.verdicts):,} pairs that people agree on.")
+
+        def photo(digest: str) -> bytes | None:
+            try:
+                return data.photos.get(digest)
+            except CatalogError:  # the product is gone, and its photo with it
+                return None
+
+        return feedback_pairs(found.verdicts, photo)
+
+
+def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
+    """Fits the pair model; None, after saying why, where the pairs are too few for one."""
+    from functools import reduce
+
+    from app.bootstrap import build_pair_model
+    from app.training.labelled_features import PairEvidence
     from app.training.pair_model import FOLDS, fit_pair_model, measure_pairs
 
-    with progress("Collecting evidence", len(data.labels)) as tick:
-        table = data.candidate_pairs(thresholds, tick)
+    given = reduce(PairEvidence.and_also, parts)
     try:
         with progress("Fitting the pair model", FOLDS + 1) as tick:
-            fitted = fit_pair_model(table, data.labels, tick=tick)
+            fitted = fit_pair_model(given.table, given.labels, tick=tick)
     except InvalidListings as error:
         console.print(f"[yellow]No new pair model: {error}[/]")
         return None
-    title = "Pair model, candidate pairs of groups that its trees had not seen"
-    _show_pairs(title, {"fitted": measure_pairs(fitted.probability, table.same, fitted.spec)})
+    shown = {}
+    old = build_pair_model(loaded)
+    if old is not None:
+        shown["before"] = measure_pairs(old.probability(given.table.evidence), given.table.same, old.spec)
+    shown["after"] = measure_pairs(fitted.probability, given.table.same, fitted.spec)
+    _show_pairs("Pair model; after: by trees that had not seen the groups that they judge", shown)
     return fitted
 
 
 def _report(other: LabelledFeatures, loaded: Bundle, after: _Calibration) -> list[dict[str, Any]]:
     """Measures thresholds and pair models, before and after, on other listings; returns the figures of afterwards."""
+    from app.bootstrap import build_pair_model
     from app.pair_model import PairModel
     from app.training import calibrate as fitting
+    from app.training.pair_model import measure_pairs
 
     fusion, before = loaded.manifest.encoder_fusion(), loaded.manifest.decision()
     _show("Before, on the other listings", fitting.measure(other.labelled(), fusion, before))
     measured = fitting.measure(other.labelled(), fusion, after.thresholds)
     _show("After, on the other listings", measured)
     figures: list[dict[str, Any]] = [{name: _rounded(value) for name, value in asdict(point).items()} for point in measured]
-    models: dict[str, tuple[PairModel, Thresholds]] = {}
-    if loaded.manifest.pairs is not None:
-        models["before"] = PairModel.load(loaded.manifest.pairs, loaded.folder), before
+    models = {"before": (build_pair_model(loaded), before)}
     if after.pairs is not None:
         models["after"] = PairModel(after.pairs.spec, after.pairs.text), after.thresholds
-    found = {name: _measured(other, model, thresholds) for name, (model, thresholds) in models.items()}
+    found = {}
+    for name, (model, thresholds) in models.items():
+        if model is not None:
+            table = _candidates(other, thresholds).table
+            found[name] = measure_pairs(model.probability(table.evidence), table.same, model.spec)
     if found:
         _show_pairs("Pair model, candidate pairs of the other listings", found)
     if "after" in found:
@@ -146,15 +234,7 @@ def _report(other: LabelledFeatures, loaded: Bundle, after: _Calibration) -> lis
     return figures
 
 
-def _measured(data: LabelledFeatures, model: Any, thresholds: Thresholds) -> PairMetrics:
-    from app.training.pair_model import measure_pairs
-
-    with progress("Collecting evidence", len(data.labels)) as tick:
-        table = data.candidate_pairs(thresholds, tick)
-    return measure_pairs(model.probability(table.evidence), table.same, model.spec)
-
-
-def _write(loaded: Bundle, after: _Calibration, listings: Path, metrics: dict[str, Any]) -> None:
+def _write(loaded: Bundle, after: _Calibration, files: Sequence[Path], metrics: dict[str, Any]) -> None:
     """Replaces the bundle by one that differs in thresholds and pair model only."""
     from app.files import sha256_of
     from app.model_store import Manifest, write_bundle
@@ -164,7 +244,7 @@ def _write(loaded: Bundle, after: _Calibration, listings: Path, metrics: dict[st
     update = {
         "thresholds": {modality: list(points) for modality, points in after.thresholds.points.items()},
         "pairs": pairs,
-        "data": dict(old.data) | {"calibration": {"file": listings.name, "sha256": sha256_of(listings)}},
+        "data": dict(old.data) | {"calibration": [{"file": file.name, "sha256": sha256_of(file)} for file in files]},
         "metrics": metrics,
     }
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from app.evaluation.groups import Grouped
     from app.labelled.listings import Item
 
-STEPS = ("pair-model", "blending", "mutual", "grouping")
+STEPS = ("pair-model", "vetoes", "blending", "mutual", "grouping")
 
 
 def group(
@@ -87,7 +87,10 @@ def group(
     if model.pairs is None and "pair-model" not in skipped:
         console.print("[yellow]The bundle has no pair model: scores alone decide. 'python -m app calibrate' makes one.[/]")
     judge = None if "pair-model" in skipped else model.pairs
-    steps = Steps("blending" not in skipped, "mutual" not in skipped, "grouping" not in skipped, min2, cap)
+    steps = Steps(
+        vetoes="vetoes" not in skipped, blending="blending" not in skipped, mutual="mutual" not in skipped,
+        grouping="grouping" not in skipped, at_least_two=min2, cap=cap,
+    )  # fmt: skip
     joined = bound or (0.5 if model.pairs is None else model.pairs.spec.group)
     titles = [item.title if "title" in model.signals else None for item in items]
     with progress("Judging candidates", len(items)) as tick:

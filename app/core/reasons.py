@@ -6,6 +6,7 @@ Reasons name evidence (`app.core.pairs`); the pair model weighs it. Codes are st
     same_title, titles_alike, titles_differ, no_title                     the titles
     quantities_agree, quantities_conflict, codes_agree, codes_conflict    what the titles say in numbers
     better_candidate, only_candidate, crowded                             the neighbourhood
+    photos_align, recoloured                                              the geometric check (`app.verifying`)
     weaker_evidence                                                       less of all that than another product has
 """
 
@@ -24,7 +25,7 @@ CROWDED = 5  # neighbours above the threshold
 
 AGAINST = frozenset(
     ("photos_differ", "titles_differ", "quantities_conflict", "codes_conflict", "better_candidate", "crowded", "no_photo",
-     "no_title")
+     "no_title", "recoloured")
 )  # fmt: skip
 
 _CODES = ("model", "variant")

@@ -30,6 +30,7 @@ class Encoder(Protocol):
 
     image_dim: int
     title_dim: int
+    limits: InputLimits
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         """Checks, decodes and frames a photo; a model without an image tower returns no pixels.

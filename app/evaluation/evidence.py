@@ -57,6 +57,43 @@ def candidate_pairs(
     return collect(features, titles, lists, thresholds.all_at(len(features)), tick)
 
 
+def judged_alone(
+    features: Features,
+    titles: Sequence[str | None],
+    left: Rows,
+    right: Rows,
+    same: NDArray[np.bool_],
+    bounds: Mapping[str, float],
+) -> Table:
+    """Collects the evidence about given pairs, each by itself.
+
+    Args:
+        features: of `n` listings.
+        titles: their clean titles.
+        left: `(pairs,)` one side of each pair.
+        right: `(pairs,)` the other.
+        same: `(pairs,)` whether they are the same product.
+        bounds: the thresholds for two products alone, see `Ground`.
+    """
+    if features.fusion is None:
+        raise ValueError("evidence needs a bundle")
+    ground = Ground(features.fusion, bounds, 0)
+    order = np.lexsort((right, left))
+    rows = [evidence(_members(features, titles, int(left[n]), right[n : n + 1]), ground, 0) for n in order]
+    found = np.concatenate(rows) if rows else np.zeros((0, len(FEATURES)), np.float32)
+    return Table(left[order], right[order], found, same[order])
+
+
+def joined(one: Table, other: Table, offset: int) -> Table:
+    """Puts two tables into one; the listings of the other are numbered from `offset` on."""
+    return Table(
+        np.concatenate([one.rows, other.rows + offset]),
+        np.concatenate([one.others, other.others + offset]),
+        np.concatenate([one.evidence, other.evidence]),
+        np.concatenate([one.same, other.same]),
+    )
+
+
 def collect(
     features: Features,
     titles: Sequence[str | None],

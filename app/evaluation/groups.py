@@ -39,6 +39,7 @@ class Steps:
     """What is done.
 
     Attributes:
+        vetoes: amounts in the titles that contradict each other keep two listings apart, see `app.core.quantities`.
         blending: without a pair model, whether scores are blended with those of the neighbours.
         mutual: only pairs where each is a candidate of the other.
         grouping: average linkage; otherwise every listing has its own matches.
@@ -46,6 +47,7 @@ class Steps:
         cap: largest size of a group.
     """
 
+    vetoes: bool = True
     blending: bool = True
     mutual: bool = True
     grouping: bool = True
@@ -108,6 +110,8 @@ def group_listings(
         bound = 0.5
     else:
         opinion = judge.probability(table.evidence)
+    if how.vetoes:
+        opinion = np.where(table.evidence[:, FEATURES.index("vetoes")] > 0, 0.0, opinion)
     edges = edges_of(table.rows, table.others, opinion)
     where = _positions(table, len(features))
     probability = edges.probability[np.searchsorted(edges.left * len(features) + edges.right, where)]

@@ -149,6 +149,34 @@ def read_pairs(
         InvalidListings: a file cannot be read or lacks a column, or no pair is labelled 1; if `strict`, also for every
             problem that would have been reported, a pair labelled 0 within a group included.
     """
+    return read_pair_table(files, columns, images, strict=strict, tick=tick).listings
+
+
+@dataclass(frozen=True, slots=True)
+class PairTable:
+    """Labelled pairs as they stand in a table.
+
+    Attributes:
+        listings: every distinct side, see `read_pairs`.
+        left, right: of each pair, the positions of its sides among the listings.
+        same: whether it is labelled 1.
+    """
+
+    listings: LabelledListings
+    left: Sequence[int]
+    right: Sequence[int]
+    same: Sequence[bool]
+
+
+def read_pair_table(
+    files: Path | Sequence[Path],
+    columns: PairColumns | None = None,
+    images: Path | None = None,
+    *,
+    strict: bool,
+    tick: Callable[[int], None] = lambda _: None,
+) -> PairTable:
+    """Reads labelled pairs as pairs, with their sides as listings; otherwise as `read_pairs`."""
     paths = [files] if isinstance(files, Path) else list(files)
     sides, pairs, reported = _Distinct(), list[_Pair](), list[BadRow]()
     for path in paths:
@@ -163,7 +191,9 @@ def read_pairs(
         first = f" The first problem: {reported[0].error}" if reported else ""
         raise InvalidListings(f"{whole.file} has no usable pair labelled 1: without one there are no groups.{first}")
     items = _grouped(sides.items, pairs, whole)
-    return LabelledListings(items, [*whole.rows(), *reported])
+    listings = LabelledListings(items, [*whole.rows(), *reported])
+    ends = [pair.left for pair in pairs], [pair.right for pair in pairs]
+    return PairTable(listings, *ends, [pair.same for pair in pairs])
 
 
 def _pairs(file: Path, columns: PairColumns, folder: Path, sides: _Distinct, problems: Problems) -> Iterator[_Pair | None]:

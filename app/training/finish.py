@@ -105,9 +105,9 @@ def _calibrated(
         points |= calibrate.thresholds_of(calibrate.fit_thresholds(data.labelled(), fusion, criterion)).points
     thresholds = Thresholds(points)
     with ticks("Collecting evidence about pairs", len(data.labels)) as tick:
-        table = data.candidate_pairs(thresholds, tick)
+        evidence = data.candidate_pairs(thresholds, tick)
     with suppress(InvalidListings), ticks("Fitting the pair model", FOLDS + 1) as tick:
-        return thresholds, fit_pair_model(table, data.labels, tick=tick)
+        return thresholds, fit_pair_model(evidence.table, evidence.labels, tick=tick)
     return thresholds, None
 
 

@@ -12,9 +12,10 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.encoders.multimodal import Encoder
 from app.errors import InvalidListings
-from app.evaluation.evidence import Table, candidate_pairs
+from app.evaluation.evidence import Table, candidate_pairs, joined, judged_alone
 from app.evaluation.features import SIGNALS, Features, embed_items
 from app.labelled.listings import Item
+from app.labelled.pairs import PairTable
 from app.listings import BadRow
 from app.training.calibrate import Labelled
 
@@ -42,9 +43,48 @@ class LabelledFeatures:
             )
         return Labelled(self.features.vectors[kept], self.features.flags[kept], self.labels[kept])
 
-    def candidate_pairs(self, thresholds: Thresholds, tick: Callable[[int], None]) -> Table:
+    def candidate_pairs(self, thresholds: Thresholds, tick: Callable[[int], None]) -> PairEvidence:
         """Returns the candidates of every listing among the others; `tick` takes the number of listings just done."""
-        return candidate_pairs(self.features, self.titles, self.labels, thresholds, tick)
+        return PairEvidence(candidate_pairs(self.features, self.titles, self.labels, thresholds, tick), self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class PairEvidence:
+    """What the pair model is fitted to and measured on: pairs of `n` listings, and the groups of those.
+
+    Attributes:
+        table: the pairs.
+        labels: `(n,)` int64 groups of the listings.
+    """
+
+    table: Table
+    labels: NDArray[np.int64]
+
+    def and_also(self, other: PairEvidence) -> PairEvidence:
+        """Returns both; their groups have nothing in common."""
+        labels = np.concatenate([self.labels, other.labels + int(self.labels.max(initial=-1)) + 1])
+        return PairEvidence(joined(self.table, other.table, len(self.labels)), labels)
+
+
+def embed_pairs(
+    pairs: PairTable, encoder: Encoder, fusion: Fusion, thresholds: Thresholds, tick: Callable[[int], None]
+) -> tuple[PairEvidence, list[BadRow]]:
+    """Embeds the sides of labelled pairs and collects the evidence about each pair by itself.
+
+    Returns:
+        The pairs of which both sides could be read, and the sides that could not.
+    """
+    items = pairs.listings.items
+    features, kept, bad = embed_items(items, SIGNALS, encoder, fusion, tick)
+    where = np.full(len(items), -1, np.int64)
+    where[kept] = np.arange(len(kept))
+    left, right = where[np.asarray(pairs.left, np.int64)], where[np.asarray(pairs.right, np.int64)]
+    usable = (left >= 0) & (right >= 0)
+    labels = np.unique([str(items[n].group) for n in kept], return_inverse=True)[1].astype(np.int64)
+    titles = [items[n].title for n in kept]
+    same = np.asarray(pairs.same, np.bool_)
+    table = judged_alone(features, titles, left[usable], right[usable], same[usable], thresholds.all_at(1))
+    return PairEvidence(table, labels), bad
 
 
 def embed_labelled(

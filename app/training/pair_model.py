@@ -29,6 +29,7 @@ FILE = "pair_model.txt"
 FOLDS = 5
 ROUNDS = 400
 MIN_PAIRS = 50  # of either kind
+FEW_PAIRS = 20_000
 KNOTS = 64
 PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 GROUP_BOUNDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
@@ -84,16 +85,17 @@ def fit_pair_model(
             f"{len(table.same) - same:,}: give it more labelled listings."
         )
     lonely = without_context(table.evidence)
+    known = ~np.isnan(table.evidence[:, FEATURES.index("rank")])  # pairs that have a context can be shown without it, too
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
     raw: dict[Setting, Doubles] = {"context": np.zeros(len(table.same)), "alone": np.zeros(len(table.same))}
     for number in range(FOLDS):
         asked = fold[table.rows] == number
         seen = (fold[table.rows] != number) & (fold[table.others] != number)
-        trees = _trees(table.evidence[seen], lonely[seen], table.same[seen], seed, rounds)
+        trees = _trees(table.evidence[seen], lonely[seen & known], table.same[seen], table.same[seen & known], seed, rounds)
         raw["context"][asked] = trees.predict(table.evidence[asked], raw_score=True)
         raw["alone"][asked] = trees.predict(lonely[asked], raw_score=True)
         tick(1)
-    final = _trees(table.evidence, lonely, table.same, seed, rounds)
+    final = _trees(table.evidence, lonely[known], table.same, table.same[known], seed, rounds)
     tick(1)
     calibration = {name: _line(opinions, table.same) for name, opinions in raw.items()}
     probability = np.interp(raw["context"], *np.array(calibration["context"]).T)
@@ -149,16 +151,20 @@ def without_context(evidence: Floats) -> Floats:
     return alone
 
 
-def _trees(evidence: Floats, lonely: Floats, same: Flags, seed: int, rounds: int) -> lightgbm.Booster:
+def _trees(evidence: Floats, lonely: Floats, same: Flags, same_lonely: Flags, seed: int, rounds: int) -> lightgbm.Booster:
+    """Grows trees on pairs and on copies of them without context; few pairs get small trees."""
+    few = len(same) < FEW_PAIRS
     monotone = [1 if name in RISING else -1 if name in FALLING else 0 for name in FEATURES]
     parameters = {
-        "objective": "binary", "num_leaves": 31, "learning_rate": 0.03, "min_child_samples": 40, "feature_fraction": 0.6,
-        "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0, "monotone_constraints": monotone,
-        "seed": seed, "deterministic": True, "force_row_wise": True,
-        "num_threads": 1, "verbosity": -1,
+        "objective": "binary", "num_leaves": 15 if few else 31, "min_child_samples": 10 if few else 40,
+        "learning_rate": 0.03, "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0,
+        "monotone_constraints": monotone, "seed": seed, "deterministic": True, "force_row_wise": True, "num_threads": 1,
+        "verbosity": -1,
     }  # fmt: skip
     data = lightgbm.Dataset(
-        np.concatenate([evidence, lonely]), np.concatenate([same, same]).astype(np.float32), feature_name=list(FEATURES)
+        np.concatenate([evidence, lonely]),
+        np.concatenate([same, same_lonely]).astype(np.float32),
+        feature_name=list(FEATURES),
     )
     return lightgbm.train(parameters, data, rounds)
 

@@ -148,7 +148,8 @@ def test_the_openapi_names_every_call(schema: dict[str, Any]) -> None:
         ("post", "/match"), ("post", "/match/batch"), ("post", "/catalog"), ("post", "/catalog/batch"), ("get", "/catalog"),
         ("get", "/catalog/{product_id}"), ("delete", "/catalog/{product_id}"), ("get", "/catalog/{product_id}/image"),
         ("get", "/catalog/{product_id}/matches"), ("get", "/model"), ("get", "/healthz"), ("get", "/readyz"),
-        ("get", "/metrics"), ("post", "/compare"), ("post", "/feedback"), ("get", "/feedback"), ("get", "/feedback/contradictions"),
+        ("get", "/metrics"), ("post", "/compare"), ("post", "/feedback"), ("get", "/feedback"),
+            ("get", "/feedback/contradictions"),
     }  # fmt: skip
     assert all(operation["description"] for _, _, operation in operations(schema))
 

@@ -1,4 +1,4 @@
-"""Odd photo files, built byte by byte where Pillow cannot write them."""
+"""Photos for tests: odd files, built byte by byte where Pillow cannot write them, and pictures full of shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from app.core.product import Pixels
 
@@ -39,6 +39,18 @@ def corners(pixels: Pixels) -> list[tuple[int, ...]]:
 def noise(seed: int, width: int = 48, height: int = 40) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+def scene(seed: int, width: int = 300, height: int = 240) -> Image.Image:
+    """Shapes of every size and colour: a picture that no other seed has."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", (width, height), tuple(int(v) for v in random.integers(150, 256, 3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(60):
+        x, y, w, h = (int(v) for v in random.integers((0, 0, 6, 6), (width, height, 60, 60)))
+        colour = tuple(int(v) for v in random.integers(0, 256, 3))
+        (draw.rectangle if random.random() < 0.5 else draw.ellipse)((x, y, x + w, y + h), fill=colour)
+    return image
 
 
 def chunk(name: bytes, data: bytes) -> bytes:

@@ -25,21 +25,9 @@ from app.encoders.alignment import (
 )
 from app.encoders.preprocess import InputLimits
 from app.errors import InvalidImage, PayloadTooLarge
-from tests.unit.photos import noise, saved
+from tests.unit.photos import noise, saved, scene
 
 LIMITS = InputLimits()
-
-
-def scene(seed: int, width: int = 300, height: int = 240) -> Image.Image:
-    """Shapes of every size and colour: a picture that no other seed has."""
-    random = np.random.default_rng(seed)
-    image = Image.new("RGB", (width, height), tuple(int(v) for v in random.integers(150, 256, 3)))
-    draw = ImageDraw.Draw(image)
-    for _ in range(60):
-        x, y, w, h = (int(v) for v in random.integers((0, 0, 6, 6), (width, height, 60, 60)))
-        colour = tuple(int(v) for v in random.integers(0, 256, 3))
-        (draw.rectangle if random.random() < 0.5 else draw.ellipse)((x, y, x + w, y + h), fill=colour)
-    return image
 
 
 def of(image: Image.Image) -> Keypoints:

@@ -12,7 +12,7 @@ from app.api.routes.compare import decisions_of
 from app.api.schemas import AnswerOut
 from app.api.uploads import FormFields, read_json_object, read_upload
 from app.core.product import DEFAULT_CATALOG, check_filter
-from app.errors import InvalidFilter
+from app.errors import InvalidFilter, InvalidInput
 from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
 
@@ -20,7 +20,7 @@ RULE_FIELDS = ("min_probability", "target_precision", "match_from", "review_from
 
 router = APIRouter(tags=["match"], responses=PROBLEMS)
 
-_fields = FormFields("image", "title", "threshold", *RULE_FIELDS, "limit", "filter", "catalog")
+_fields = FormFields("image", "title", "threshold", *RULE_FIELDS, "verify", "limit", "filter", "catalog")
 
 
 @router.post("/match", dependencies=[Depends(_fields)])
@@ -39,6 +39,7 @@ async def match(
         float | None, Form(ge=0, le=1, description="Probability where `decision` becomes `match`.")
     ] = None,
     review_from: Annotated[float | None, Form(ge=0, le=1, description="Probability where it turns `review`.")] = None,
+    verify: Annotated[bool, Form(description="Check the photos of doubtful matches by geometry; some 40 ms each.")] = False,
     limit: Annotated[int, Form(ge=1, le=1000, description="Matches to return.")] = DEFAULT_LIMIT,
     filter: Annotated[str | None, Form(description='Attributes, e.g. {"brand": ["Acme", "Apex"]}: any of.')] = None,  # noqa: A002
     catalog: Annotated[str, Form(description="Which catalog to search.")] = DEFAULT_CATALOG,
@@ -55,7 +56,11 @@ async def match(
     service.matcher.judge.bound(rule)  # a rule that the model cannot follow is refused before anything costs time
     service.matcher.catalog.size(catalog)  # an unknown catalog is refused before anything costs time
     data = None if image is None else await read_upload(image, service.settings.max_image_bytes)
+    if verify and data is None:
+        raise InvalidInput("verify compares photos: send one, or leave it out.")
     prepared = await service.decode(lambda: service.matcher.read_query(data, title))
     answer, timing = await service.match(prepared, options)
+    if verify and data is not None:
+        answer = await service.verify(data, catalog, answer)
     request.state.log |= timing | {"matches": answer.total}
     return AnswerOut.of(answer, catalog, service.matcher.model, (time.perf_counter() - started) * 1000)
