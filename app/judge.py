@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.core.decision import Thresholds
-from app.core.fusion import Fusion
+from app.core.fusion import SCORE_DECIMALS, Fusion
 from app.core.judging import Decision
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
@@ -136,10 +136,10 @@ class Judge:
         members = self._side_members([left, right])
         values = dict(zip(FEATURES, evidence(members, Ground(self.fusion, bounds, 0), context=0)[0].tolist(), strict=True))
         shared = int(members.flags[0] & members.flags[1])
-        score = values["score"] if shared else None
+        score = _known(values["score"]) if shared else None
         reasons = reasons_for(left.title, right.title, values, bounds)
         if self.model is None:
-            above = score is not None and values["over"] >= 0
+            above = score is not None and round(values["over"], SCORE_DECIMALS) >= 0
             return Verdict(
                 score, _known(values["image"]), _known(values["title"]), None, "match" if above else "no-match", reasons
             )
@@ -217,4 +217,4 @@ def _nearest_hash(asked: int | None, candidate: Candidate) -> int | None:
 
 
 def _known(value: float) -> float | None:
-    return None if value != value else round(max(-1.0, min(1.0, value)), 6)
+    return None if value != value else round(max(-1.0, min(1.0, value)), SCORE_DECIMALS)
