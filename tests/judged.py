@@ -76,8 +76,8 @@ def fit_small_pair_model(thresholds: Thresholds) -> PairModel:
     ]
     data, bad = embed_labelled(items, encoder, FUSION, lambda _: None)
     assert not bad
-    table = data.candidate_pairs(thresholds, lambda _: None)
-    fitted = fit_pair_model(table, data.labels, rounds=ROUNDS)
+    found = data.candidate_pairs(thresholds, lambda _: None)
+    fitted = fit_pair_model(found.table, found.labels, rounds=ROUNDS)
     return PairModel(fitted.spec, fitted.text)
 
 

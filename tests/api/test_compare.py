@@ -23,6 +23,7 @@ MADE = listings(6, 3)
 ONE: Side = ("abcd cafe 500 g", printed((90, 120, 150), 5))
 SAME: Side = ("cafe abcd 0.5 kg", printed((90, 120, 150), 6))
 OTHER: Side = ("abcd cafe 1 kg", printed((92, 120, 150), 7))
+FAINT: Side = ("abcd cafe", printed((60, 120, 190), 8))
 
 
 def compare(client: TestClient, left: Side, right: Side, **fields: str) -> Response:
@@ -52,7 +53,8 @@ def test_both_sides_with_photo_and_title(judged: TestClient, pair_model: PairMod
     assert same["model"] == f"fake@{FINGERPRINT}"
     for found in (same, other):
         assert found["score"] == pytest.approx(0.36 * found["image_score"] + 0.64 * found["title_score"], abs=2e-6)
-        assert found["decision"] == pair_model.spec.decide(found["probability"])
+    assert same["decision"] == pair_model.spec.decide(same["probability"])
+    assert other["decision"] != "match"
     assert same["probability"] > other["probability"]
     assert "quantities_agree" in codes(same)
     assert "quantities_conflict" in codes(other)
@@ -120,12 +122,13 @@ def test_a_bound_out_of_range_is_refused(judged: TestClient, name: str, value: s
 
 
 def test_the_bounds_of_decisions_can_be_sent(judged: TestClient) -> None:
-    p = verdict(judged, ONE, OTHER)["probability"]
+    p = verdict(judged, ONE, FAINT)["probability"]
     assert 0 < p < 1
-    assert verdict(judged, ONE, OTHER, match_from="0")["decision"] == "match"
-    assert verdict(judged, ONE, OTHER, match_from="1", review_from="0")["decision"] == "review"
-    assert verdict(judged, ONE, OTHER, match_from="1", review_from="1")["decision"] == "no-match"
-    assert verdict(judged, ONE, OTHER, match_from=str(p))["decision"] == "match"
+    assert verdict(judged, ONE, FAINT, match_from="0")["decision"] == "match"
+    assert verdict(judged, ONE, FAINT, match_from="1", review_from="0")["decision"] == "review"
+    assert verdict(judged, ONE, FAINT, match_from="1", review_from="1")["decision"] == "no-match"
+    assert verdict(judged, ONE, FAINT, match_from=str(p))["decision"] == "match"
+    assert verdict(judged, ONE, OTHER, match_from="0")["decision"] == "review"  # the amounts contradict each other
 
 
 @pytest.mark.parametrize(

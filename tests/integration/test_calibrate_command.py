@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from app.__main__ import cli
 from app.bootstrap import build_pair_model
 from app.core.pairs import FEATURES
-from app.errors import AppError, InvalidListings
+from app.errors import InvalidInput, InvalidListings
 from app.model_store import load_bundle
-from tests.integration.labelled import Titles
+from tests.integration.labelled import Titles, rows_of
 from tests.training import SIZES, run
 
 HELD_OUT = {
@@ -39,8 +39,8 @@ def test_a_pair_model_is_written_into_the_bundle(titles: Titles) -> None:
     assert build_pair_model(after) is not None
     assert after.fingerprint == before.fingerprint  # nothing has to be indexed again
     assert after.manifest.thresholds != before.manifest.thresholds
-    assert after.manifest.data["calibration"]["file"] == titles.table.name
-    assert "candidate pairs of groups that its trees had not seen" in titles.said
+    assert [one["file"] for one in after.manifest.data["calibration"]] == [titles.table.name]
+    assert "trees that had not seen the groups" in " ".join(titles.said.split())
     assert f"fingerprint {before.fingerprint} as before" in titles.said
 
 
@@ -96,13 +96,33 @@ def test_few_listings_fit_thresholds_alone_and_say_why(titles: Titles, tmp_path:
         assert after.manifest.thresholds != before.manifest.thresholds
 
 
+def test_nothing_to_fit_to_is_refused(titles: Titles) -> None:
+    outcome = CliRunner().invoke(cli, ["calibrate", "--bundle", str(titles.plain)])
+    assert isinstance(outcome.exception, InvalidInput)
+    assert "--listings" in str(outcome.exception)
+
+
+def test_pairs_teach_the_pair_model_and_leave_the_thresholds(titles: Titles, tmp_path: Path) -> None:
+    mine = copy(titles.plain, tmp_path)
+    rows = rows_of(titles.table)
+    pairs = [(one, other) for n, one in enumerate(rows) for other in rows[n + 1 : n + 6]]
+    table = tmp_path / "pairs.csv"
+    lines = [f"{one['title']},{other['title']},{int(one['group'] == other['group'])}\n" for one, other in pairs]
+    table.write_text("left_title,right_title,label\n" + "".join(lines), "utf-8")
+    run("calibrate", "--bundle", mine, "--pairs", table)
+    before, after = load_bundle(titles.plain), load_bundle(mine)
+    assert before.manifest.pairs is None
+    assert after.manifest.pairs is not None
+    assert after.manifest.thresholds == before.manifest.thresholds
+    assert [one["file"] for one in after.manifest.data["calibration"]] == ["pairs.csv"]
+
+
 def test_listings_without_groups_change_nothing(titles: Titles, tmp_path: Path) -> None:
     mine = copy(titles.plain, tmp_path)
     empty = tmp_path / "empty.csv"
     empty.write_text("id,title,group\na,apple,\n", "utf-8")
     before = (mine / "bundle.json").read_bytes()
     outcome = CliRunner().invoke(cli, ["calibrate", "--bundle", str(mine), "--listings", str(empty)])
-    assert isinstance(outcome.exception, AppError)
     assert isinstance(outcome.exception, InvalidListings)
     assert (mine / "bundle.json").read_bytes() == before
 

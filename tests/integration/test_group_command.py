@@ -15,6 +15,7 @@ from tests.integration.labelled import GROUPS, Titles, rows_of
 from tests.toys import EACH
 from tests.training import run
 
+STEPS = ("pair-model", "vetoes", "blending", "mutual", "grouping")
 IDS = {str(n) for n in range(GROUPS * EACH)}
 
 
@@ -89,7 +90,7 @@ def test_every_listing_gets_a_match_where_that_is_known(titles: Titles, tmp_path
 
 
 @pytest.mark.parametrize("bundle", ["pairs", "plain"])
-@pytest.mark.parametrize("step", ["pair-model", "blending", "mutual", "grouping"])
+@pytest.mark.parametrize("step", STEPS)
 def test_each_step_can_be_left_out(titles: Titles, tmp_path: Path, step: str, bundle: str) -> None:
     folder = titles.pairs if bundle == "pairs" else titles.plain
     said = group(titles, tmp_path / "out.csv", "--without", step, bundle=folder)
@@ -101,7 +102,7 @@ def test_each_step_can_be_left_out(titles: Titles, tmp_path: Path, step: str, bu
 
 
 def test_all_steps_can_be_left_out(titles: Titles, tmp_path: Path) -> None:
-    steps = [one for step in ("pair-model", "blending", "mutual", "grouping") for one in ("--without", step)]
+    steps = [one for step in STEPS for one in ("--without", step)]
     group(titles, tmp_path / "out.csv", *steps)
     assert set(matches_of(tmp_path / "out.csv")) == IDS
 
