@@ -137,7 +137,7 @@ class Judge:
         values = dict(zip(FEATURES, evidence(members, Ground(self.fusion, bounds, 0), context=0)[0].tolist(), strict=True))
         shared = int(members.flags[0] & members.flags[1])
         score = _known(values["score"]) if shared else None
-        reasons = reasons_for(left.title, right.title, values, bounds)
+        reasons = reasons_for(left.title, right.title, values, bounds, ("left", "right"))
         if self.model is None:
             above = score is not None and round(values["over"], SCORE_DECIMALS) >= 0
             return Verdict(
