@@ -57,7 +57,7 @@ def test_both_sides_with_photo_and_title(judged: TestClient, pair_model: PairMod
     assert other["decision"] != "match"
     assert same["probability"] > other["probability"]
     assert "quantities_agree" in codes(same)
-    assert "quantities_conflict" in codes(other)
+    assert {"code": "quantities_conflict", "text": "left: 500 g, right: 1 kg"} in other["reasons"]
     assert not codes(same) & {"better_candidate", "only_candidate", "crowded"}  # there is no neighbourhood
 
 

@@ -52,7 +52,7 @@ class Shop:
         (answer,) = self.catalog.search("default", [query])
         self.oracle.check("default", query, answer)
         everything = self.oracle.lines("default", replace(query, threshold=-1.0))
-        wanted = max(query.context, min(query.limit, answer.total))
+        wanted = max(query.context, min(query.limit, answer.total)) if query.context else 0
         shown = [(c.match.product.id, c.match.score, c.match.image_score, c.match.title_score) for c in answer.candidates]
         assert shown == everything[:wanted]
         (bare,) = self.catalog.search("default", [replace(query, context=0)])
