@@ -20,7 +20,7 @@ class Titles:
         self.folder = folder
         self.encoder = tiny.title_encoder(folder)
         self.table = toy_table(folder / "many", GROUPS, photos=False)
-        self.few = toy_table(folder / "few", 6, photos=False)
+        self.few = toy_table(folder / "few", 13, photos=False)  # thresholds need 50 listings
         self.plain = self.bundle("plain")
         self.pairs = self.bundle("pairs")
         self.said = run("calibrate", "--bundle", self.pairs, "--listings", self.table)

@@ -40,8 +40,9 @@ def test_a_pair_model_is_written_into_the_bundle(titles: Titles) -> None:
     assert after.fingerprint == before.fingerprint  # nothing has to be indexed again
     assert after.manifest.thresholds != before.manifest.thresholds
     assert [one["file"] for one in after.manifest.data["calibration"]] == [titles.table.name]
-    assert "trees that had not seen the groups" in " ".join(titles.said.split())
-    assert f"fingerprint {before.fingerprint} as before" in titles.said
+    said = " ".join(titles.said.split())
+    assert "trees that had not seen the groups" in said
+    assert f"fingerprint {before.fingerprint} as before" in said
 
 
 def test_the_same_listings_make_the_same_pair_model(titles: Titles, tmp_path: Path) -> None:
@@ -87,7 +88,8 @@ def test_few_listings_fit_thresholds_alone_and_say_why(titles: Titles, tmp_path:
     for bundle in (titles.plain, titles.pairs):
         mine = copy(bundle, tmp_path)
         small = tmp_path / "small.csv"
-        small.write_text("id,title,group\n" + "".join(f"{n},apple melon {n},{n // 2}\n" for n in range(8)), "utf-8")
+        rows = [f"{n},apple {'melon ' * (n % 3)}{n},{n // 2 if n < 40 else n}\n" for n in range(60)]  # 20 pairs, both ways
+        small.write_text("id,title,group\n" + "".join(rows), "utf-8")
         said = " ".join(run("calibrate", "--bundle", mine, "--listings", small).split())
         assert "No new pair model: a pair model needs 50 candidate pairs" in said
         assert "give it more labelled listings" in said
