@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.core.decision import Thresholds
-from app.core.fusion import Fusion
+from app.core.fusion import SCORE_DECIMALS, Fusion
 from app.core.judging import Decision
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
@@ -138,9 +138,9 @@ class Judge:
         shared = int(members.flags[0] & members.flags[1])
         score = _known(values["score"]) if shared else None
         photos = sum(bool(len(side.embedding.images)) for side in (left, right))
-        reasons = reasons_for(left.title, right.title, photos, values, bounds)
+        reasons = reasons_for(left.title, right.title, photos, values, bounds, ("left", "right"))
         if self.model is None:
-            above = score is not None and values["over"] >= 0
+            above = score is not None and round(values["over"], SCORE_DECIMALS) >= 0
             return Verdict(
                 score, _known(values["image"]), _known(values["title"]), None, "match" if above else "no-match", reasons
             )
@@ -219,4 +219,4 @@ def _nearest_hash(asked: int | None, candidate: Candidate) -> int | None:
 
 
 def _known(value: float) -> float | None:
-    return None if value != value else round(max(-1.0, min(1.0, value)), 6)
+    return None if value != value else round(max(-1.0, min(1.0, value)), SCORE_DECIMALS)

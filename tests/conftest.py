@@ -16,8 +16,10 @@ from app.catalog.local import LocalCatalog
 from app.core.decision import Thresholds
 from app.judge import Judge
 from app.matcher import Matcher
+from app.pair_model import PairModel
 from app.settings import Settings
 from tests.fakes import FINGERPRINT, FUSION, FakeEncoder
+from tests.judged import fit_small_pair_model
 
 ROOT = Path(__file__).parent.parent
 THRESHOLDS = Thresholds({"fused": [(1, 0.9)], "image": [(1, 0.95)], "title": [(1, 0.8)]})
@@ -34,9 +36,9 @@ def open_matcher(tmp_path: Path) -> Iterator[Callable[..., Matcher]]:
     """Opens the matcher on a data folder (the same one every time unless told otherwise); closes what is left open."""
     opened: list[Matcher] = []
 
-    def open_one(folder: Path | None = None, fingerprint: str = FINGERPRINT) -> Matcher:
+    def open_one(folder: Path | None = None, fingerprint: str = FINGERPRINT, pairs: PairModel | None = None) -> Matcher:
         catalog = LocalCatalog(DataFolder(folder or tmp_path / "data"), FUSION, fingerprint)
-        opened.append(Matcher(FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{fingerprint}"))
+        opened.append(Matcher(FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, pairs), f"fake@{fingerprint}"))
         return opened[-1]
 
     yield open_one
@@ -55,4 +57,23 @@ def client(matcher: Matcher, tmp_path: Path) -> Iterator[TestClient]:
     """The app, in process, with the computable model."""
     settings = Settings(data_dir=tmp_path / "data", max_batch_size=8, max_queue=64, max_batch_items=1000)
     with TestClient(create_app(matcher, settings), raise_server_exceptions=False) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def pair_model() -> PairModel:
+    """A pair model for the computable towers; fitted once."""
+    return fit_small_pair_model(THRESHOLDS)
+
+
+@pytest.fixture
+def judging(open_matcher: Callable[..., Matcher], pair_model: PairModel, tmp_path: Path) -> Matcher:
+    """A matcher with a pair model, on an empty data folder of its own."""
+    return open_matcher(tmp_path / "judged", pairs=pair_model)
+
+
+@pytest.fixture
+def judged(judging: Matcher, tmp_path: Path) -> Iterator[TestClient]:
+    """The app, in process, with that matcher."""
+    with TestClient(create_app(judging, Settings(data_dir=tmp_path / "judged")), raise_server_exceptions=False) as one:
         yield one

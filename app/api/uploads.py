@@ -59,8 +59,9 @@ class FormFields:
                 raise InvalidInput(f"unknown field '{field[:40]}': this call takes {', '.join(known)}.")
             if field in self._single and len(form.getlist(field)) > 1:
                 raise InvalidInput(f"field '{field}' is given more than once.")
-        if form.get("title") == "":
-            raise InvalidTitle("the title is empty: leave the field out, or send some text.")
+        for field in form:
+            if field.endswith("title") and form[field] == "":
+                raise InvalidTitle(f"the {field.replace('_', ' ')} is empty: leave the field out, or send some text.")
 
 
 def read_json_object(text: str | None, field: str, error: type[InvalidInput] = InvalidInput) -> dict[str, Any]:

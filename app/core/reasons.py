@@ -37,6 +37,7 @@ def reasons_for(
     photos: int,
     evidence: Mapping[str, float],
     bounds: Mapping[str, float],
+    sides: tuple[str, str] = ("title", "catalog"),
 ) -> tuple[Reason, ...]:
     """Names what speaks for a pair and against it, the strongest first.
 
@@ -46,29 +47,30 @@ def reasons_for(
         photos: how many of the two have one, 0 to 2.
         evidence: by the names of `app.core.pairs.FEATURES`; NaN is missing.
         bounds: cosine thresholds by modality, for this gallery.
+        sides: what the two are called.
     """
     return (
-        *_numbers(left, right),
+        *_numbers(left, right, sides),
         *_photos(photos, evidence, bounds.get("image", 1.0)),
         *_titles(left, right, evidence, bounds.get("title", 1.0)),
         *_neighbours(evidence),
     )
 
 
-def _numbers(left: str | None, right: str | None) -> list[Reason]:
+def _numbers(left: str | None, right: str | None, sides: tuple[str, str]) -> list[Reason]:
     if left is None or right is None:
         return []
     compared = compare_facts(read_facts(left), read_facts(right))
     firm = {one.kind for one in vetoes(compared)}
     told = [one for one in compared.values() if one.kind != "number" and one.verdict != Verdict.ABSENT]
     told.sort(key=lambda one: (one.verdict, one.kind not in firm))
-    return [_number(one) for one in told]
+    return [_number(one, sides) for one in told]
 
 
-def _number(one: Comparison) -> Reason:
+def _number(one: Comparison, sides: tuple[str, str]) -> Reason:
     subject = "codes" if one.kind in _CODES else "quantities"
     if one.verdict == Verdict.CONFLICT:
-        return Reason(f"{subject}_conflict", f"title: {one.left}, catalog: {one.right}")
+        return Reason(f"{subject}_conflict", f"{sides[0]}: {one.left}, {sides[1]}: {one.right}")
     same = one.left if one.left == one.right else f"{one.left} = {one.right}"
     return Reason(f"{subject}_agree", f"both titles: {same}")
 

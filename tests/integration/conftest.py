@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.model_store import Bundle
+from tests.integration.labelled import Titles
 from tests.training import FOLDS, LEARNS, SIZES, UPDATES, Place, course
 
 
@@ -27,3 +28,9 @@ def whole(place: Place) -> Path:
     place.short(place.folder / "whole")
     assert [one["update"] for one in course(place.folder / "whole")] == list(range(1, UPDATES + 1))
     return place.folder / "whole"
+
+
+@pytest.fixture(scope="session")
+def titles(tmp_path_factory: pytest.TempPathFactory) -> Titles:
+    """Title bundles with and without a pair model, and the listings; tests copy what they change."""
+    return Titles(tmp_path_factory.mktemp("titles"))

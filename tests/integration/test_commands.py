@@ -15,7 +15,7 @@ from app.__main__ import cli
 from app.errors import AppError, InvalidInput, InvalidListings, ManifestInvalid, ManifestMissing
 from tests.conftest import ROOT
 
-COMMANDS = ("serve", "index", "match", "train", "evaluate", "calibrate", "bundle", "version")
+COMMANDS = ("serve", "index", "match", "compare", "group", "train", "evaluate", "calibrate", "bundle", "version")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

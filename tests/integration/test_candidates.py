@@ -1,0 +1,130 @@
+"""The candidates of a query: the best products by exact score, whatever the threshold, and matches as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.catalog.data_folder import DataFolder
+from app.catalog.local import LocalCatalog
+from app.core.product import Answer, Embedding, ProductDraft, Query
+from tests.fakes import FINGERPRINT, FUSION
+from tests.integration.oracle import Oracle
+from tests.integration.test_search_oracle import directions
+
+IMAGES, TITLES = directions(80, FUSION.image_dim, 11), directions(80, FUSION.title_dim, 12)
+PRODUCTS = 90
+
+
+class Shop:
+    """A catalog and the oracle, which hold the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
+        self.oracle = Oracle(FUSION, {"default": {}})
+        self.random = np.random.default_rng(6)
+
+    def embedding(self, photos: int, *, title: bool) -> Embedding:
+        images = [IMAGES[n] for n in self.random.integers(len(IMAGES), size=photos)]
+        words = TITLES[self.random.integers(len(TITLES))] if title else None
+        return Embedding(np.array(images, np.float32).reshape(-1, FUSION.image_dim), words)
+
+    def fill(self, count: int, photos: tuple[int, ...], titles: tuple[bool, ...]) -> None:
+        drafts = []
+        for n in range(count):
+            embedding = self.embedding(photos[n % len(photos)], title=titles[n % len(titles)])
+            drafts.append(ProductDraft(f"p{n}", None, (), {"third": n % 3}, embedding))
+            self.oracle.put("default", f"p{n}", embedding, {"third": n % 3})
+        self.catalog.put("default", drafts)
+
+    def remove(self, *ids: str) -> None:
+        for one in ids:
+            self.catalog.delete("default", one)
+            self.oracle.delete("default", one)
+
+    def check(self, query: Query) -> Answer:
+        """Asserts that candidates and matches are those of the oracle; matches as without any candidates."""
+        (answer,) = self.catalog.search("default", [query])
+        self.oracle.check("default", query, answer)
+        everything = self.oracle.lines("default", replace(query, threshold=-1.0))
+        wanted = max(query.context, min(query.limit, answer.total)) if query.context else 0
+        shown = [(c.match.product.id, c.match.score, c.match.image_score, c.match.title_score) for c in answer.candidates]
+        assert shown == everything[:wanted]
+        (bare,) = self.catalog.search("default", [replace(query, context=0)])
+        assert bare == replace(answer, candidates=())
+        fused, flags = FUSION.fuse(query.embedding)
+        for one in answer.candidates:
+            rows, kinds = one.vector[None], np.array([one.flags], np.uint8)
+            best = max(float(FUSION.score_rows(z, int(f), rows, kinds).score[0]) for z, f in zip(fused, flags, strict=True))
+            assert best == one.match.score
+        return answer
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    one = Shop(tmp_path)
+    yield one
+    one.catalog.close()
+
+
+KINDS: dict[str, tuple[tuple[int, ...], tuple[bool, ...]]] = {
+    "photo and title": ((1,), (True,)),
+    "up to two photos": ((1, 2), (True,)),
+    "photos only": ((2, 1), (False,)),
+    "titles only": ((0,), (True,)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("context", [1, 7, 50, 200])
+def test_candidates_are_the_best_products_by_exact_score(shop: Shop, kind: str, context: int) -> None:
+    photos, titles = KINDS[kind]
+    shop.fill(PRODUCTS, photos, titles)
+    for threshold in (-1.0, 0.2, 0.6, 0.95, 1.0):
+        for limit in (1, 20, 1000):
+            asked = shop.embedding(1 if photos != (0,) else 0, title=titles[0])
+            shop.check(Query(asked, threshold, limit, context=context))
+
+
+@pytest.mark.parametrize("options", [{"where": {"third": (1,)}}, {"exclude": "p4"}, {"where": {"third": (9,)}}], ids=str)
+def test_filters_and_the_product_that_asks_leave_candidates_out(shop: Shop, options: dict[str, Any]) -> None:
+    shop.fill(PRODUCTS, (1, 2), (True,))
+    shop.remove(*(f"p{n}" for n in range(10, 30)))  # free slots
+    for threshold in (0.1, 0.9):
+        answer = shop.check(Query(shop.embedding(1, title=True), threshold, 5, context=12, **options))
+        assert "p4" not in [one.match.product.id for one in answer.candidates] or "exclude" not in options
+    if options.get("where") == {"third": (9,)}:
+        assert answer.candidates == ()
+
+
+def test_a_product_asks_with_all_of_its_photos(shop: Shop) -> None:
+    shop.fill(PRODUCTS, (1, 2), (True,))
+    for n in range(1, 20, 2):
+        asked = shop.catalog.embedding("default", f"p{n}")
+        assert len(asked.images) == 2
+        shop.check(Query(asked, 0.7, 20, exclude=f"p{n}", context=10))
+
+
+def test_what_has_only_a_photo_or_only_a_title_is_a_candidate_too(shop: Shop) -> None:
+    shop.fill(36, (1, 0, 2, 1), (True, True, False))
+    for photos, title in ((1, True), (1, False), (0, True)):
+        shop.check(Query(shop.embedding(photos, title=title), 0.6, 20, context=36))
+
+
+def test_many_questions_at_once_get_the_candidates_that_each_wants(shop: Shop) -> None:
+    shop.fill(PRODUCTS, (1,), (True,))
+    queries = [Query(shop.embedding(1, title=True), 0.1 * n, 3, context=5 * (n % 3)) for n in range(9)]
+    for query, answer in zip(queries, shop.catalog.search("default", queries), strict=True):
+        alone = shop.check(query)
+        assert replace(answer, candidates=()) == replace(alone, candidates=())
+        assert [one.match for one in answer.candidates] == [one.match for one in alone.candidates]
+
+
+def test_an_empty_catalog_has_no_candidates(shop: Shop) -> None:
+    (answer,) = shop.catalog.search("default", [Query(shop.embedding(1, title=True), 0.5, 3, context=5)])
+    assert (answer.candidates, answer.matches) == ((), ())
