@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from app.catalog.photo_store import PhotoStore
 from app.catalog.reembed import Reembedding, StaleProduct
-from app.core.product import Answer, Prepared, Product, Scalar, canonical
+from app.core.answer import Answer
+from app.core.product import Prepared, Product, Scalar, canonical
 from app.encoders.multimodal import Encoder
 from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
 from app.listings import BadRow, Listing

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from app.core.answer import Answer, Candidate, Match, Reason
 from app.core.decision import Thresholds
 from app.core.fusion import SCORE_DECIMALS, Fusion
 from app.core.judging import Decision
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
-from app.core.product import Answer, Candidate, Embedding, Floats, Match, Query, Reason
+from app.core.product import Embedding, Floats, Query
 from app.core.reasons import AGAINST, reasons_for
 from app.errors import InvalidInput
 from app.pair_model import PairModel

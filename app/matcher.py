@@ -9,17 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from app.catalog.base import Catalog, Stored
-from app.core.product import (
-    DEFAULT_CATALOG,
-    Answer,
-    Embedding,
-    Prepared,
-    ProductDraft,
-    Query,
-    Scalar,
-    Upload,
-    check_id,
-)
+from app.core.answer import Answer
+from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
 from app.core.statements import Side, Statement, StatementDraft
 from app.encoders.multimodal import Encoder
 from app.errors import EmptyProduct, InvalidInput

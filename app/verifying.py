@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
+from app.core.answer import Answer, Match, Reason
 from app.core.judging import Decision
-from app.core.product import Answer, Match, Reason
 from app.encoders.alignment import Alignment, Keypoints, align, keypoints_of
 from app.encoders.preprocess import InputLimits
 from app.errors import AppError

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.answer import Answer, Candidate, Match
 from app.core.decision import Thresholds
 from app.core.judging import PairSpec
 from app.core.pairs import CONTEXT
-from app.core.product import Answer, Candidate, Embedding, Floats, Match, Photo, Product, Query
+from app.core.product import Embedding, Floats, Photo, Product, Query
 from app.judge import Judge, ProductSide, Rule
 from app.pair_model import PairModel
 from tests.evidence import BOUNDS, TWO_TOWERS, fitted, small_model, unit_rows

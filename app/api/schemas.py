@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.core.product import DEFAULT_CATALOG, Answer, Match, Product, Reason, Scalar
+from app.core.answer import Answer, Match, Reason
+from app.core.product import DEFAULT_CATALOG, Product, Scalar
 from app.errors import InvalidImage, InvalidInput
 from app.judge import Verdict
 

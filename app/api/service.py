@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
 from app.catalog.base import Stored
-from app.core.product import Answer, Embedding, Prepared, Query
+from app.core.answer import Answer
+from app.core.product import Embedding, Prepared, Query
 from app.errors import AppError, NotReady, Overloaded
 from app.judge import Rule, Verdict
 from app.matcher import Matcher, MatchOptions, PreparedProduct

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from app.catalog.faiss_index import RowSet
 from app.catalog.ranking import Ranked
-from app.core.product import Answer, Candidate, Match, Product, Query, agrees
+from app.core.answer import Answer, Candidate, Match
+from app.core.product import Product, Query, agrees
 
 
 def answer_of(query: Query, ranked: Ranked, rows: RowSet, products: Mapping[int, Product], gallery: int) -> Answer:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.core.product import Answer, Embedding, Product, ProductDraft, Query
+from app.core.answer import Answer
+from app.core.product import Embedding, Product, ProductDraft, Query
 from app.core.statements import Statement, StatementDraft
 
 

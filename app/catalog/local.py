@@ -24,17 +24,9 @@ from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
+from app.core.answer import Answer
 from app.core.fusion import Fusion
-from app.core.product import (
-    DEFAULT_CATALOG,
-    Answer,
-    Embedding,
-    Product,
-    ProductDraft,
-    Query,
-    Upload,
-    check_catalog,
-)
+from app.core.product import DEFAULT_CATALOG, Embedding, Product, ProductDraft, Query, Upload, check_catalog
 from app.errors import (
     CatalogError,
     CatalogNotFound,

@@ -22,7 +22,8 @@ from app.commands.common import (
     console,
     progress,
 )
-from app.core.product import DEFAULT_CATALOG, Answer, Match
+from app.core.answer import Answer, Match
+from app.core.product import DEFAULT_CATALOG
 from app.errors import InvalidInput
 from app.settings import Settings
 

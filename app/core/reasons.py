@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.core.product import Reason
+from app.core.answer import Reason
 from app.core.quantities import Comparison, Verdict, compare_facts, read_facts, vetoes
 
 SAME_HASH = 4  # bits: see the table in app.core.phash

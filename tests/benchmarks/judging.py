@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from app.bootstrap import build_judge
+from app.core.answer import Answer, Candidate, Match
 from app.core.fusion import HAS_BOTH
-from app.core.product import Answer, Candidate, Embedding, Floats, Match, Photo, Product, Query
+from app.core.product import Embedding, Floats, Photo, Product, Query
 from app.judge import Judge, Rule
 from app.model_store import load_bundle
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from app.core.answer import Answer
 from app.core.fusion import Fusion
-from app.core.product import Answer, Embedding, Floats, Query, Scalar
+from app.core.product import Embedding, Floats, Query, Scalar
 
 Half = tuple[float, ...] | None
 Row = tuple[Half, Half]

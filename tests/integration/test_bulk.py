@@ -13,8 +13,9 @@ from app.bulk import CHUNK, index_rows, match_rows, reembed
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.catalog.reembed import Reembedding
+from app.core.answer import Answer
 from app.core.fusion import Fusion
-from app.core.product import Answer, Embedding, Floats, Pixels, Query, Scalar
+from app.core.product import Embedding, Floats, Pixels, Query, Scalar
 from app.errors import AppError, DuplicateIds, InvalidImage, InvalidInput, InvalidTitle, ModelMismatch
 from app.judge import Judge
 from app.listings import BadRow, Listing

@@ -12,7 +12,8 @@ import pytest
 
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.core.product import Answer, Embedding, ProductDraft, Query
+from app.core.answer import Answer
+from app.core.product import Embedding, ProductDraft, Query
 from tests.fakes import FINGERPRINT, FUSION
 from tests.integration.oracle import Oracle
 from tests.integration.test_search_oracle import directions

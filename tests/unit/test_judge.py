@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.core.answer import Answer
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, evidence
-from app.core.product import Answer
 from app.core.reasons import AGAINST
 from app.errors import InvalidInput
 from app.judge import Judge, Rule, _explained

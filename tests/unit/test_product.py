@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.answer import Answer
 from app.core.product import (
-    Answer,
     Embedding,
     Scalar,
     agrees,
