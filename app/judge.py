@@ -122,12 +122,12 @@ class Judge:
         probability = self.model.probability(found)
         named = {one.match.product.id: (p, row) for one, row, p in zip(answer.candidates, found, probability, strict=True)}
         if bound is None:
-            return replace(answer, matches=self._explained(query, answer.matches, named, bounds, rule), candidates=())
+            return replace(answer, matches=self._shown(query, answer.matches, named, bounds, rule), candidates=())
         passed = [one.match for one, p in zip(answer.candidates, probability, strict=True) if p >= bound]
         passed.sort(key=lambda match: -named[match.product.id][0])
         whole = len(probability) < self.context or probability[-1] < bound
         return replace(
-            answer, matches=self._explained(query, passed[: query.limit], named, bounds, rule), total=len(passed),
+            answer, matches=self._shown(query, passed[: query.limit], named, bounds, rule), total=len(passed),
             exact=answer.exact and bool(whole), rule=rule.name, bound=bound, candidates=(),
         )  # fmt: skip
 
@@ -152,7 +152,7 @@ class Judge:
         decision = _vetoed(self.model.spec.decide(probability, decisions), values)
         return Verdict(score, _known(values["image"]), _known(values["title"]), probability, decision, reasons)
 
-    def _explained(
+    def _shown(
         self,
         query: Query,
         matches: Sequence[Match],
@@ -162,14 +162,7 @@ class Judge:
     ) -> tuple[Match, ...]:
         """Gives matches their probability, decision and reasons; who is less likely than a lower score is told why."""
         told = [self._told(query, match, *judged[match.product.id], bounds, rule) for match in matches]
-        best, out = 0.0, []
-        for match in sorted(told, key=lambda one: one.score):
-            probability = match.probability or 0.0
-            weaker = probability < best and not any(reason.code in AGAINST for reason in match.reasons)
-            out.append(replace(match, reasons=(*match.reasons, WEAKER)) if weaker else match)
-            best = max(best, probability)
-        by_id = {match.product.id: match for match in out}
-        return tuple(by_id[match.product.id] for match in matches)
+        return tuple(_explained(told))
 
     def _told(
         self, query: Query, match: Match, probability: float, row: Floats, bounds: Mapping[str, float], rule: Rule
@@ -204,6 +197,17 @@ class Judge:
             np.array([side.phash or 0 for side in sides], np.uint64),
             np.array([side.phash is not None for side in sides]),
         )
+
+
+def _explained(matches: Sequence[Match]) -> list[Match]:
+    """Tells a match that is less likely than one with a lower score why, if nothing else does."""
+    best, found = 0.0, dict[str, Match]()
+    for match in sorted(matches, key=lambda one: one.score):
+        probability = match.probability or 0.0
+        weaker = probability < best and not any(reason.code in AGAINST for reason in match.reasons)
+        found[match.product.id] = replace(match, reasons=(*match.reasons, WEAKER)) if weaker else match
+        best = max(best, probability)
+    return [found[match.product.id] for match in matches]
 
 
 def _vetoed(decision: Decision, evidence: Mapping[str, float]) -> Decision:

@@ -99,8 +99,10 @@ def show_groups(found: Grouped, who: Subjects, *, grouped: bool) -> None:
 def _figures(found: Grouped, who: Subjects, grouped: bool) -> list[tuple[str, float]]:
     if not (who.labels[who.asked] >= 0).all() or not who.asked.any():
         return []
-    taken = found.taken
-    f1 = f1_of_matches(found.table.rows[taken], found.table.others[taken], who.labels, who.asked)
+    matches = found.matches()
+    rows = np.repeat(np.arange(len(matches)), [len(one) - 1 for one in matches])
+    others = np.concatenate([one[1:] for one in matches]) if matches else rows
+    f1 = f1_of_matches(rows, others, who.labels, who.asked)
     figures = [("F1 of matches", f1)]
     if grouped and who.asked.all():
         metrics = group_metrics(found.labels, who.labels)

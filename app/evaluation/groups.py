@@ -24,6 +24,7 @@ Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+OVERRULES = 0.9  # a probability that amounts in the titles do not veto: labels and titles err, too
 COSINE_RULE = "blended_2"  # what stands for the probability without a pair model
 
 
@@ -72,12 +73,20 @@ class Grouped:
     taken: Flags
 
     def matches(self) -> list[Rows]:
-        """Returns the matches of each listing, itself first, then the likeliest."""
+        """Returns the matches of each listing: itself first, then the likeliest, then what is only joined over others."""
         order = np.lexsort((self.table.others, -self.probability, self.table.rows))
         order = order[self.taken[order]]
         ends = np.searchsorted(self.table.rows[order], np.arange(len(self.labels) + 1))
         others = self.table.others[order]
-        return [np.concatenate([[n], others[ends[n] : ends[n + 1]]]) for n in range(len(self.labels))]
+        members = np.argsort(self.labels, kind="stable")
+        starts = np.searchsorted(self.labels[members], self.labels)
+        stops = np.searchsorted(self.labels[members], self.labels, side="right")
+        found = []
+        for n in range(len(self.labels)):
+            near = others[ends[n] : ends[n + 1]]
+            group = members[starts[n] : stops[n]]
+            found.append(np.concatenate([[n], near, np.setdiff1d(group, [n, *near])]).astype(np.int64))
+        return found
 
 
 def group_listings(
@@ -111,7 +120,7 @@ def group_listings(
     else:
         opinion = judge.probability(table.evidence)
     if how.vetoes:
-        opinion = np.where(table.evidence[:, FEATURES.index("vetoes")] > 0, 0.0, opinion)
+        opinion = np.where((table.evidence[:, FEATURES.index("vetoes")] > 0) & (opinion < OVERRULES), 0.0, opinion)
     edges = edges_of(table.rows, table.others, opinion)
     where = _positions(table, len(features))
     probability = edges.probability[np.searchsorted(edges.left * len(features) + edges.right, where)]

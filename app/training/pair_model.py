@@ -34,6 +34,9 @@ LONELY_SHARE = 0.25  # weight of a pair that is shown again without its context:
 KNOTS = 64
 PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 GROUP_BOUNDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+AS_GOOD = (
+    0.003  # of F1: of bounds that are about as good the highest is taken, catalogs are larger than what it was fitted to
+)
 REVIEWED = 0.98  # of the true candidate pairs are matches or come to review
 RISING = {
     "image",
@@ -205,5 +208,5 @@ def _bounds(probability: Doubles, table: Table, labels: Rows) -> dict[str, float
     review = float(np.quantile(probability[table.same], 1 - REVIEWED))
     edges = edges_of(table.rows, table.others, probability)
     scores = [group_metrics(average_linkage(edges, len(labels), bound), labels).competition_f1 for bound in GROUP_BOUNDS]
-    group = GROUP_BOUNDS[int(np.argmax(scores))]
+    group = max(bound for bound, score in zip(GROUP_BOUNDS, scores, strict=True) if score >= max(scores) - AS_GOOD)
     return {"match": round(match, 4), "review": round(min(review, match), 4), "group": group}

@@ -141,7 +141,7 @@ def test_labelled_features_are_what_thresholds_and_pair_models_learn_from() -> N
     assert data.labelled().groups.tolist() == labels[1:].tolist()
     assert (data.labelled().flags == HAS_BOTH).all()
     ticks: list[int] = []
-    assert data.candidate_pairs(THRESHOLDS, ticks.append).same.any()
+    assert data.candidate_pairs(THRESHOLDS, ticks.append).table.same.any()
     assert sum(ticks) == len(labels)
     features.flags[:] = 0
     with pytest.raises(InvalidListings, match="no row has a group and a photo or title"):

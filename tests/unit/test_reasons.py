@@ -60,7 +60,7 @@ SILENT: list[tuple[dict[str, float], tuple[str | None, str | None], str]] = [
 
 def told(evidence: dict[str, float], left: str | None, right: str | None) -> list[str]:
     known = dict.fromkeys(FEATURES, math.nan) | evidence
-    return [reason.code for reason in reasons_for(left, right, known, BOUNDS)]
+    return [reason.code for reason in reasons_for(left, right, 1, known, BOUNDS)]
 
 
 @pytest.mark.parametrize(("evidence", "titles", "code"), CASES)
@@ -123,7 +123,7 @@ def test_conflicts_come_first_and_the_neighbourhood_last(
 
 def test_firm_conflicts_come_before_others() -> None:
     known = dict.fromkeys(FEATURES, math.nan)
-    found = reasons_for("susu 400 g isi 3 500ml", "susu 380 g isi 3 900 ml", known, BOUNDS)
+    found = reasons_for("susu 400 g isi 3 500ml", "susu 380 g isi 3 900 ml", 2, known, BOUNDS)
     assert [(one.code, one.text) for one in found[:3]] == [
         ("quantities_conflict", "title: 500 ml, catalog: 900 ml"),
         ("quantities_conflict", "title: 400 g, catalog: 380 g"),  # another label of the same product, perhaps
@@ -133,7 +133,7 @@ def test_firm_conflicts_come_before_others() -> None:
 
 def test_reasons_are_sentences_with_numbers() -> None:
     known = dict.fromkeys(FEATURES, math.nan) | {"image": 0.712, "title": 0.2, "margin": 0.0, "rank": 1, "neighbours": 7}
-    found = {one.code: one.text for one in reasons_for(*PLAIN, known, BOUNDS)}
+    found = {one.code: one.text for one in reasons_for(*PLAIN, 2, known, BOUNDS)}
     assert found == {
         "photos_alike": "the photos are alike (0.71)",
         "titles_differ": "the titles differ (0.20)",
@@ -143,4 +143,4 @@ def test_reasons_are_sentences_with_numbers() -> None:
 
 def test_without_bounds_nothing_short_of_equal_is_alike() -> None:
     known = dict.fromkeys(FEATURES, math.nan) | {"image": 0.99, "title": 0.99}
-    assert [one.code for one in reasons_for(*PLAIN, known, {})] == []
+    assert [one.code for one in reasons_for(*PLAIN, 2, known, {})] == []
