@@ -82,7 +82,7 @@ def _photos(photos: int, evidence: Mapping[str, float], bound: float) -> list[Re
     if distance <= EDITED_HASH:
         return [Reason("edited_photo", "the same photo, edited or cropped")]
     if image != image:
-        return [Reason("no_photo", "one of the two has no photo")] if photos == 1 else []
+        return [Reason("no_photo", "one of the two has no photo")] if photos == 1 and distance != distance else []
     if image >= bound:
         return [Reason("photos_alike", f"the photos are alike ({image:.2f})")]
     if image < bound - CLEARLY:

@@ -14,7 +14,7 @@ from app.core.pairs import FEATURES
 from app.core.reasons import AGAINST, reasons_for
 
 BOUNDS = {"image": 0.6, "title": 0.5, "fused": 0.55}
-LATER = {"weaker_evidence"}  # comes from comparing answers: see the tests of app.judge
+LATER = {"photos_align", "recoloured", "weaker_evidence"}  # comes from comparing answers: see the tests of app.judge
 PLAIN = ("madu hutan", "kopi bubuk")  # titles that say nothing in numbers, and are not the same
 
 # evidence, titles, the code
