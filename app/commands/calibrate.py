@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from app.commands.common import (
     GroupColumn,
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
     from app.encoders.multimodal import Encoder
     from app.labelled.pairs import PairTable
     from app.model_store import Bundle
-    from app.training.calibrate import Point
     from app.training.labelled_features import LabelledFeatures, PairEvidence
-    from app.training.pair_model import Fitted, PairMetrics
+    from app.training.pair_model import Fitted
 SHOWN_CONTRADICTIONS = 20
 
 
@@ -74,6 +72,7 @@ def calibrate(
 ) -> None:
     """Fit a bundle's thresholds and pair model. Its vectors stay as they are: nothing has to be indexed again."""
     from app.bootstrap import build_encoder
+    from app.commands.calibrate_output import show_points
     from app.model_store import load_bundle
     from app.training import calibrate as fitting
 
@@ -88,10 +87,10 @@ def calibrate(
         data = reader.read(listings, named)
         if not keep_thresholds:
             points = fitting.fit_thresholds(data.labelled(), loaded.manifest.encoder_fusion(), criterion)
-            _show("Fitted (scores on the listings they were fitted to)", points)
+            show_points("Fitted (scores on the listings they were fitted to)", points)
             thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
         if pair_model:
-            parts.append(_candidates(data, thresholds))
+            parts.append(_candidates(data, thresholds, smaller=True))
     if pairs and pair_model:
         parts.append(reader.pairs(_read_pairs(pairs, images, strict), thresholds))
     if feedback is not None and pair_model:
@@ -145,9 +144,13 @@ class _Reader:
         return found
 
 
-def _candidates(data: LabelledFeatures, thresholds: Thresholds) -> PairEvidence:
+def _candidates(data: LabelledFeatures, thresholds: Thresholds, *, smaller: bool = False) -> PairEvidence:
     with progress("Collecting evidence", len(data.labels)) as tick:
-        return data.candidate_pairs(thresholds, tick)
+        found = data.candidate_pairs(thresholds, tick)
+    if not smaller:
+        return found
+    with progress("... in smaller galleries", None):
+        return replace(found, more=tuple(data.in_smaller_galleries(thresholds)))
 
 
 def _read_pairs(files: Sequence[Path], images: Path | None, strict: bool) -> PairTable:
@@ -192,13 +195,14 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
     from functools import reduce
 
     from app.bootstrap import build_pair_model
+    from app.commands.calibrate_output import show_pairs
     from app.training.labelled_features import PairEvidence
     from app.training.pair_model import FOLDS, fit_pair_model, measure_pairs
 
     given = reduce(PairEvidence.and_also, parts)
     try:
         with progress("Fitting the pair model", FOLDS + 1) as tick:
-            fitted = fit_pair_model(given.table, given.labels, tick=tick)
+            fitted = fit_pair_model(given.table, given.labels, given.more, tick=tick)
     except InvalidListings as error:
         console.print(f"[yellow]No new pair model: {error}[/]")
         return None
@@ -207,22 +211,23 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
     if old is not None:
         shown["before"] = measure_pairs(old.probability(given.table.evidence), given.table.same, old.spec)
     shown["after"] = measure_pairs(fitted.probability, given.table.same, fitted.spec)
-    _show_pairs("Pair model; after: by trees that had not seen the groups that they judge", shown)
+    show_pairs("Pair model; after: by trees that had not seen the groups that they judge", shown)
     return fitted
 
 
 def _report(other: LabelledFeatures, loaded: Bundle, after: _Calibration) -> list[dict[str, Any]]:
     """Measures thresholds and pair models, before and after, on other listings; returns the figures of afterwards."""
     from app.bootstrap import build_pair_model
+    from app.commands.calibrate_output import rounded, show_pairs, show_points
     from app.pair_model import PairModel
     from app.training import calibrate as fitting
     from app.training.pair_model import measure_pairs
 
     fusion, before = loaded.manifest.encoder_fusion(), loaded.manifest.decision()
-    _show("Before, on the other listings", fitting.measure(other.labelled(), fusion, before))
+    show_points("Before, on the other listings", fitting.measure(other.labelled(), fusion, before))
     measured = fitting.measure(other.labelled(), fusion, after.thresholds)
-    _show("After, on the other listings", measured)
-    figures: list[dict[str, Any]] = [{name: _rounded(value) for name, value in asdict(point).items()} for point in measured]
+    show_points("After, on the other listings", measured)
+    figures: list[dict[str, Any]] = [{name: rounded(value) for name, value in asdict(point).items()} for point in measured]
     models = {"before": (build_pair_model(loaded), before)}
     if after.pairs is not None:
         models["after"] = PairModel(after.pairs.spec, after.pairs.text), after.thresholds
@@ -232,9 +237,9 @@ def _report(other: LabelledFeatures, loaded: Bundle, after: _Calibration) -> lis
             table = _candidates(other, thresholds).table
             found[name] = measure_pairs(model.probability(table.evidence), table.same, model.spec)
     if found:
-        _show_pairs("Pair model, candidate pairs of the other listings", found)
+        show_pairs("Pair model, candidate pairs of the other listings", found)
     if "after" in found:
-        figures.append({"pair_model": {name: _rounded(value) for name, value in asdict(found["after"]).items()}})
+        figures.append({"pair_model": {name: rounded(value) for name, value in asdict(found["after"]).items()}})
     return figures
 
 
@@ -260,39 +265,3 @@ def _write(loaded: Bundle, after: _Calibration, files: Sequence[Path], metrics: 
         return old.model_copy(update=update)
 
     write_bundle(loaded.folder, copied)
-
-
-def _rounded(value: float | str) -> float | str | None:
-    if isinstance(value, float):
-        return round(value, 4) if value == value else None
-    return value
-
-
-def _show(title: str, points: Sequence[Point]) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in ("query has", "gallery", "threshold", "decision", "F1", "precision", "recall"):
-        table.add_column(column, justify="left" if column == "query has" else "right")
-    for p in points:
-        numbers = [f"{value:.3f}" for value in (p.threshold, p.decision, p.f1, p.precision, p.recall)]
-        table.add_row(p.modality, f"{p.gallery:,}", *numbers)
-    console.print(table)
-
-
-def _show_pairs(title: str, models: dict[str, PairMetrics]) -> None:
-    table = Table(title=title, title_justify="left")
-    named = (
-        "",
-        "pairs",
-        "same",
-        "calibration\nerror",
-        "precision\nat .95",
-        "\nat .99",
-        "\nof a match",
-        "recall\nof a match",
-    )
-    for column in named:
-        table.add_column(column, justify="right" if column else "left")
-    for name, m in models.items():
-        numbers = (m.calibration_error, m.precision_at_95, m.precision_at_99, m.match_precision, m.match_recall)
-        table.add_row(name, f"{m.pairs:,}", f"{m.same:,}", *(f"{value:.3f}" if value == value else "-" for value in numbers))
-    console.print(table)

@@ -84,14 +84,17 @@ def judged_alone(
     return Table(left[order], right[order], found, same[order])
 
 
-def joined(one: Table, other: Table, offset: int) -> Table:
-    """Puts two tables into one; the listings of the other are numbered from `offset` on."""
-    return Table(
-        np.concatenate([one.rows, other.rows + offset]),
-        np.concatenate([one.others, other.others + offset]),
-        np.concatenate([one.evidence, other.evidence]),
-        np.concatenate([one.same, other.same]),
+def joined(*tables: Table) -> Table:
+    """Puts tables into one."""
+    rows, others, values, same = (
+        np.concatenate([getattr(table, part) for table in tables]) for part in ("rows", "others", "evidence", "same")
     )
+    return Table(rows, others, values, same)
+
+
+def moved_by(table: Table, offset: int) -> Table:
+    """Returns a table whose listings are numbered from `offset` on."""
+    return Table(table.rows + offset, table.others + offset, table.evidence, table.same)
 
 
 def collect(

@@ -48,6 +48,10 @@ class Features:
         """Listings."""
         return len(self.flags)
 
+    def of(self, rows: NDArray[np.int64]) -> Features:
+        """Returns some of the listings."""
+        return Features(self.fusion, self.vectors[rows], self.flags[rows], self.hashes[rows], self.hashed[rows])
+
     def top(self) -> float:
         """The largest score that a pair can have."""
         return 1 + phash.WEIGHT if self.hashed.any() and self.flags.any() else 1.0

@@ -48,7 +48,7 @@ def f1_by_gallery(
         seed: of the random choices.
     """
     sizes = [size for size in SIZES if size < len(labels)] + [len(labels)]
-    parts = _parts(labels, sizes[0], seed)
+    parts = deal(labels, sizes[0], seed)
     queries = np.flatnonzero(labels >= 0)
     rank = np.random.default_rng(seed + 1).permutation(len(labels))
     points = []
@@ -68,7 +68,7 @@ def f1_by_gallery(
     return points
 
 
-def _parts(labels: Rows, size: int, seed: int) -> Rows:
+def deal(labels: Rows, size: int, seed: int) -> Rows:
     """Deals whole groups into parts of about `size` rows: `(gallery,)` part of each row, -1 for rows without a group."""
     counts = np.bincount(labels[labels >= 0])
     order = np.random.default_rng(seed).permutation(len(counts))

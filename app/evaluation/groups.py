@@ -24,7 +24,7 @@ Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-OVERRULES = 0.9  # a probability that amounts in the titles do not veto: labels and titles err, too
+OVERRULES = 0.7  # a probability that amounts in the titles do not veto: labels and titles err, too
 COSINE_RULE = "blended_2"  # what stands for the probability without a pair model
 
 

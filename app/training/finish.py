@@ -107,7 +107,7 @@ def _calibrated(
     with ticks("Collecting evidence about pairs", len(data.labels)) as tick:
         evidence = data.candidate_pairs(thresholds, tick)
     with suppress(InvalidListings), ticks("Fitting the pair model", FOLDS + 1) as tick:
-        return thresholds, fit_pair_model(evidence.table, evidence.labels, tick=tick)
+        return thresholds, fit_pair_model(evidence.table, evidence.labels, data.in_smaller_galleries(thresholds), tick=tick)
     return thresholds, None
 
 

@@ -12,12 +12,15 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.encoders.multimodal import Encoder
 from app.errors import InvalidListings
-from app.evaluation.evidence import Table, candidate_pairs, joined, judged_alone
+from app.evaluation.evidence import Table, candidate_pairs, joined, judged_alone, moved_by
 from app.evaluation.features import SIGNALS, Features, embed_items
+from app.evaluation.galleries import deal
 from app.labelled.listings import Item
 from app.labelled.pairs import PairTable
 from app.listings import BadRow
 from app.training.calibrate import Labelled
+
+SMALLER = (100, 600)  # listings of the smaller galleries
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,23 @@ class LabelledFeatures:
         """Returns the candidates of every listing among the others; `tick` takes the number of listings just done."""
         return PairEvidence(candidate_pairs(self.features, self.titles, self.labels, thresholds, tick), self.labels)
 
+    def in_smaller_galleries(self, thresholds: Thresholds, seed: int = 0) -> list[Table]:
+        """Returns the candidates of every listing again, among fewer others: what a probability is worth in a small catalog.
+
+        For each of `SMALLER` sizes whole groups are dealt into galleries of about that size; every listing is in one.
+        """
+        found: list[Table] = []
+        for size in SMALLER:
+            if 2 * size > len(self.labels):
+                continue
+            parts = deal(self.labels, size, seed)
+            for number in range(int(parts.max()) + 1):
+                rows = np.flatnonzero(parts == number)
+                titles = [self.titles[row] for row in rows.tolist()]
+                table = candidate_pairs(self.features.of(rows), titles, self.labels[rows], thresholds)
+                found.append(Table(rows[table.rows], rows[table.others], table.evidence, table.same))
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class PairEvidence:
@@ -55,15 +75,18 @@ class PairEvidence:
     Attributes:
         table: the pairs.
         labels: `(n,)` int64 groups of the listings.
+        more: pairs of the same listings in other galleries, for trees and calibration alone.
     """
 
     table: Table
     labels: NDArray[np.int64]
+    more: tuple[Table, ...] = ()
 
     def and_also(self, other: PairEvidence) -> PairEvidence:
         """Returns both; their groups have nothing in common."""
         labels = np.concatenate([self.labels, other.labels + int(self.labels.max(initial=-1)) + 1])
-        return PairEvidence(joined(self.table, other.table, len(self.labels)), labels)
+        moved = tuple(moved_by(table, len(self.labels)) for table in other.more)
+        return PairEvidence(joined(self.table, moved_by(other.table, len(self.labels))), labels, (*self.more, *moved))
 
 
 def embed_pairs(

@@ -7,7 +7,7 @@ The trees that are kept see all folds (LightGBM: Ke et al., NeurIPS 2017).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import lightgbm
@@ -23,7 +23,7 @@ from app.core.neighbourhood import TOGETHER
 from app.core.pairs import FEATURES
 from app.core.product import Floats
 from app.errors import InvalidListings
-from app.evaluation.evidence import Table
+from app.evaluation.evidence import Table, joined
 
 FILE = "pair_model.txt"
 FOLDS = 5
@@ -68,13 +68,19 @@ class Fitted:
 
 
 def fit_pair_model(
-    table: Table, labels: Rows, seed: int = 0, tick: Callable[[int], None] = lambda _: None, rounds: int = ROUNDS
+    table: Table,
+    labels: Rows,
+    more: Sequence[Table] = (),
+    seed: int = 0,
+    tick: Callable[[int], None] = lambda _: None,
+    rounds: int = ROUNDS,
 ) -> Fitted:
     """Fits trees, calibration and bounds.
 
     Args:
         table: candidate pairs of listings that the towers were not trained on.
         labels: `(n,)` group of each listing.
+        more: pairs of the same listings in other galleries; trees and calibration see them, bounds are those of `table`.
         seed: of folds and trees.
         tick: called with 1 after each of `FOLDS + 1` fits.
         rounds: trees.
@@ -88,21 +94,14 @@ def fit_pair_model(
             f"a pair model needs {MIN_PAIRS} candidate pairs of one group and {MIN_PAIRS} of two, there are {same:,} and "
             f"{len(table.same) - same:,}: give it more labelled listings."
         )
-    lonely = without_context(table.evidence)
-    known = ~np.isnan(table.evidence[:, FEATURES.index("rank")])  # pairs that have a context can be shown without it, too
+    own = len(table.same)
+    seen = joined(table, *more)
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
-    raw: dict[Setting, Doubles] = {"context": np.zeros(len(table.same)), "alone": np.zeros(len(table.same))}
-    for number in range(FOLDS):
-        asked = fold[table.rows] == number
-        seen = (fold[table.rows] != number) & (fold[table.others] != number)
-        trees = _trees(table.evidence[seen], lonely[seen & known], table.same[seen], table.same[seen & known], seed, rounds)
-        raw["context"][asked] = trees.predict(table.evidence[asked], raw_score=True)
-        raw["alone"][asked] = trees.predict(lonely[asked], raw_score=True)
-        tick(1)
-    final = _trees(table.evidence, lonely[known], table.same, table.same[known], seed, rounds)
+    raw = _held_out(seen, fold, seed, rounds, tick)
+    final = _trees(seen, seed, rounds)
     tick(1)
-    calibration = {name: _line(opinions, table.same) for name, opinions in raw.items()}
-    probability = np.interp(raw["context"], *np.array(calibration["context"]).T)
+    calibration = {name: _line(opinions, seen.same) for name, opinions in raw.items()}
+    probability = np.interp(raw["context"][:own], *np.array(calibration["context"]).T)
     spec = PairSpec(
         weights=FILE,
         features=FEATURES,
@@ -111,6 +110,20 @@ def fit_pair_model(
         **_bounds(probability, table, labels),
     )
     return Fitted(spec, final.model_to_string(), probability)
+
+
+def _held_out(table: Table, fold: Rows, seed: int, rounds: int, tick: Callable[[int], None]) -> dict[Setting, Doubles]:
+    """Returns what trees think of each pair that have not seen its group, with its context and without."""
+    lonely = without_context(table.evidence)
+    raw: dict[Setting, Doubles] = {"context": np.zeros(len(table.same)), "alone": np.zeros(len(table.same))}
+    for number in range(FOLDS):
+        asked = fold[table.rows] == number
+        seen = (fold[table.rows] != number) & (fold[table.others] != number)
+        trees = _trees(Table(table.rows[seen], table.others[seen], table.evidence[seen], table.same[seen]), seed, rounds)
+        raw["context"][asked] = trees.predict(table.evidence[asked], raw_score=True)
+        raw["alone"][asked] = trees.predict(lonely[asked], raw_score=True)
+        tick(1)
+    return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +168,11 @@ def without_context(evidence: Floats) -> Floats:
     return alone
 
 
-def _trees(evidence: Floats, lonely: Floats, same: Flags, same_lonely: Flags, seed: int, rounds: int) -> lightgbm.Booster:
-    """Grows trees on pairs and on copies of them without context; few pairs get small trees."""
-    few = len(same) < FEW_PAIRS
+def _trees(table: Table, seed: int, rounds: int) -> lightgbm.Booster:
+    """Grows trees on pairs, and on copies of them without their context; few pairs get small trees."""
+    known = ~np.isnan(table.evidence[:, FEATURES.index("rank")])  # the others have no context to leave out
+    lonely = without_context(table.evidence[known])
+    few = len(table.same) < FEW_PAIRS
     monotone = [1 if name in RISING else -1 if name in FALLING else 0 for name in FEATURES]
     parameters = {
         "objective": "binary", "num_leaves": 15 if few else 31, "min_child_samples": 10 if few else 40,
@@ -166,9 +181,9 @@ def _trees(evidence: Floats, lonely: Floats, same: Flags, same_lonely: Flags, se
         "verbosity": -1,
     }  # fmt: skip
     data = lightgbm.Dataset(
-        np.concatenate([evidence, lonely]),
-        np.concatenate([same, same_lonely]).astype(np.float32),
-        weight=np.concatenate([np.ones(len(evidence)), np.full(len(lonely), LONELY_SHARE)]),
+        np.concatenate([table.evidence, lonely]),
+        np.concatenate([table.same, table.same[known]]).astype(np.float32),
+        weight=np.concatenate([np.ones(len(table.same)), np.full(len(lonely), LONELY_SHARE)]),
         feature_name=list(FEATURES),
     )
     return lightgbm.train(parameters, data, rounds)
