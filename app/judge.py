@@ -9,7 +9,7 @@ import numpy as np
 
 from app.core.answer import Answer, Candidate, Match, Reason
 from app.core.decision import Thresholds
-from app.core.fusion import SCORE_DECIMALS, Fusion
+from app.core.fusion import MODALITY_OF, SCORE_DECIMALS, Fusion
 from app.core.judging import Decision
 from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
@@ -141,7 +141,7 @@ class Judge:
         photos = sum(bool(len(side.embedding.images)) for side in (left, right))
         reasons = reasons_for(left.title, right.title, photos, values, bounds, ("left", "right"))
         if self.model is None:
-            above = score is not None and round(values["over"], SCORE_DECIMALS) >= 0
+            above = score is not None and score >= bounds.get(MODALITY_OF[shared], 1.0)
             return Verdict(
                 score, _known(values["image"]), _known(values["title"]), None, "match" if above else "no-match", reasons
             )

@@ -69,7 +69,7 @@ def _alone(members: Members, ground: Ground, near: Cosines) -> Columns:
         "score": score,
         "distance": near.distance[:, 0],
         "raised": raised,
-        "over": raised - near.bound[:, 0],
+        "over": raised - near.bound[:, 0] if ground.gallery else np.full(len(score), np.nan),  # two alone have no threshold
         "log_gallery": np.full(len(score), np.log10(ground.gallery) if ground.gallery else np.nan),
         "shares_photo": np.isfinite(image).astype(np.float64),
         "shares_title": np.isfinite(title).astype(np.float64),

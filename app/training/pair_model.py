@@ -30,6 +30,7 @@ FOLDS = 5
 ROUNDS = 400
 MIN_PAIRS = 50  # of either kind
 FEW_PAIRS = 20_000
+SMALLER_SHARE = 0.3  # weight of a pair that is shown again in a smaller gallery
 LONELY_SHARE = 0.25  # weight of a pair that is shown again without its context: the trees are for pairs in context first
 KNOTS = 64
 PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
@@ -97,10 +98,13 @@ def fit_pair_model(
     own = len(table.same)
     seen = joined(table, *more)
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
-    raw = _held_out(seen, fold, seed, rounds, tick)
-    final = _trees(seen, seed, rounds)
+    first = np.arange(len(seen.same)) < own
+    raw = _held_out(seen, first, fold, seed, rounds, tick)
+    final = _trees(seen, first, seed, rounds)
     tick(1)
-    calibration = {name: _line(opinions, seen.same) for name, opinions in raw.items()}
+    calibration: dict[Setting, tuple[tuple[float, float], ...]] = {
+        "context": _line(raw["context"], seen.same, _weights(first)), "alone": _line(raw["alone"][first], table.same)
+    }  # fmt: skip
     probability = np.interp(raw["context"][:own], *np.array(calibration["context"]).T)
     spec = PairSpec(
         weights=FILE,
@@ -112,14 +116,17 @@ def fit_pair_model(
     return Fitted(spec, final.model_to_string(), probability)
 
 
-def _held_out(table: Table, fold: Rows, seed: int, rounds: int, tick: Callable[[int], None]) -> dict[Setting, Doubles]:
+def _held_out(
+    table: Table, first: Flags, fold: Rows, seed: int, rounds: int, tick: Callable[[int], None]
+) -> dict[Setting, Doubles]:
     """Returns what trees think of each pair that have not seen its group, with its context and without."""
     lonely = without_context(table.evidence)
     raw: dict[Setting, Doubles] = {"context": np.zeros(len(table.same)), "alone": np.zeros(len(table.same))}
     for number in range(FOLDS):
         asked = fold[table.rows] == number
         seen = (fold[table.rows] != number) & (fold[table.others] != number)
-        trees = _trees(Table(table.rows[seen], table.others[seen], table.evidence[seen], table.same[seen]), seed, rounds)
+        shown = Table(table.rows[seen], table.others[seen], table.evidence[seen], table.same[seen])
+        trees = _trees(shown, first[seen], seed, rounds)
         raw["context"][asked] = trees.predict(table.evidence[asked], raw_score=True)
         raw["alone"][asked] = trees.predict(lonely[asked], raw_score=True)
         tick(1)
@@ -164,13 +171,16 @@ def measure_pairs(probability: Doubles, same: Flags, spec: PairSpec) -> PairMetr
 def without_context(evidence: Floats) -> Floats:
     """Returns evidence as it would be for two products and nothing else."""
     alone = evidence.copy()
-    alone[:, [FEATURES.index(name) for name in (*TOGETHER, "rare", "log_gallery")]] = np.nan
+    alone[:, [FEATURES.index(name) for name in (*TOGETHER, "rare", "log_gallery", "over")]] = np.nan
     return alone
 
 
-def _trees(table: Table, seed: int, rounds: int) -> lightgbm.Booster:
-    """Grows trees on pairs, and on copies of them without their context; few pairs get small trees."""
-    known = ~np.isnan(table.evidence[:, FEATURES.index("rank")])  # the others have no context to leave out
+def _trees(table: Table, first: Flags, seed: int, rounds: int) -> lightgbm.Booster:
+    """Grows trees on pairs, and on copies of the first of them without their context; few pairs get small trees.
+
+    Only the first, `(pairs,)`: by themselves, the same pairs in other galleries would be nothing but repetitions.
+    """
+    known = first & ~np.isnan(table.evidence[:, FEATURES.index("rank")])  # the others have no context to leave out
     lonely = without_context(table.evidence[known])
     few = len(table.same) < FEW_PAIRS
     monotone = [1 if name in RISING else -1 if name in FALLING else 0 for name in FEATURES]
@@ -183,15 +193,19 @@ def _trees(table: Table, seed: int, rounds: int) -> lightgbm.Booster:
     data = lightgbm.Dataset(
         np.concatenate([table.evidence, lonely]),
         np.concatenate([table.same, table.same[known]]).astype(np.float32),
-        weight=np.concatenate([np.ones(len(table.same)), np.full(len(lonely), LONELY_SHARE)]),
+        weight=np.concatenate([_weights(first), np.full(len(lonely), LONELY_SHARE)]),
         feature_name=list(FEATURES),
     )
     return lightgbm.train(parameters, data, rounds)
 
 
-def _line(raw: Doubles, same: Flags) -> tuple[tuple[float, float], ...]:
+def _weights(first: Flags) -> Doubles:
+    return np.where(first, 1.0, SMALLER_SHARE)
+
+
+def _line(raw: Doubles, same: Flags, weights: Doubles | None = None) -> tuple[tuple[float, float], ...]:
     """Fits the broken line from raw opinions to probabilities, and thins it out."""
-    step = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(raw, same)
+    step = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(raw, same, sample_weight=weights)
     edges = np.unique(np.quantile(raw, np.linspace(0, 1, 4 * KNOTS)))
     centres = np.unique(np.concatenate([[raw.min()], (edges[1:] + edges[:-1]) / 2, [raw.max()]]))
     values = step.predict(centres)
