@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -243,16 +244,20 @@ def test_a_database_of_the_first_version_keeps_its_products_and_takes_feedback(o
     assert matcher.catalog.feedback.statements("default") == [made]
 
 
-def test_going_back_to_the_first_version_loses_feedback_alone(open_matcher: Open, tmp_path: Path) -> None:
+def test_going_back_to_the_first_version_loses_feedback_and_hashes_alone(open_matcher: Open, tmp_path: Path) -> None:
     matcher = open_matcher()
     for name in "pq":
         index(matcher, name, "aaa", RED)
     matcher.add_feedback("default", draft("p", "q"))
     before = matcher.catalog.page("default", 0, 10)
+    assert all(photo.phash is not None for product in before.products for photo in product.photos)
     matcher.close()
     migrate(tmp_path / "data", command.downgrade, "0001")
     assert tables(tmp_path / "data") >= {"products", "vectors"}
     assert "feedback" not in tables(tmp_path / "data")
     again = open_matcher()
-    assert again.catalog.page("default", 0, 10) == before
+    without = [
+        replace(product, photos=tuple(replace(photo, phash=None) for photo in product.photos)) for product in before.products
+    ]
+    assert list(again.catalog.page("default", 0, 10).products) == without
     assert again.catalog.feedback.statements("default") == []

@@ -60,7 +60,7 @@ def test_groups_are_named_after_their_first_listing(titles: Titles, tmp_path: Pa
     group(titles, tmp_path / "matches.csv")
     group(titles, tmp_path / "groups.csv", "--format", "groups")
     found, rows = matches_of(tmp_path / "matches.csv"), rows_of(tmp_path / "groups.csv")
-    assert list(rows[0]) == ["id", "group", "size", "probability"]
+    assert list(rows[0]) == ["id", "group", "size", "probability", "nearest", "reasons"]
     assert {row["id"] for row in rows} == IDS
     members: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -68,7 +68,7 @@ def test_groups_are_named_after_their_first_listing(titles: Titles, tmp_path: Pa
     for row in rows:
         own = members[row["group"]]
         assert (row["group"], int(row["size"])) == (min(own), len(own))
-        assert set(found[row["id"]]) <= own  # those that are its candidates
+        assert set(found[row["id"]]) == own
         assert (row["probability"] == "") == (len(own) == 1)
         assert row["probability"] == "" or 0 <= float(row["probability"]) <= 1
     assert any(len(own) > 1 for own in members.values())
