@@ -141,7 +141,7 @@ class Judge:
         photos = sum(bool(len(side.embedding.images)) for side in (left, right))
         reasons = reasons_for(left.title, right.title, photos, values, bounds, ("left", "right"))
         if self.model is None:
-            above = score is not None and score >= bounds.get(MODALITY_OF[shared], 1.0)
+            above = score is not None and round(values["raised"], SCORE_DECIMALS) >= bounds.get(MODALITY_OF[shared], 1.0)
             return Verdict(
                 score, _known(values["image"]), _known(values["title"]), None, "match" if above else "no-match", reasons
             )
