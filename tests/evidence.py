@@ -129,7 +129,4 @@ def clusters(groups: int, each: int, seed: int, noise: float = 0.1) -> tuple[Fea
 
 def taken_from(features: Features, places: Sequence[int] | NDArray[np.int64]) -> Features:
     """The listings at those places, in that order."""
-    rows = np.asarray(places, np.int64)
-    return Features(
-        features.fusion, features.vectors[rows], features.flags[rows], features.hashes[rows], features.hashed[rows]
-    )
+    return features.of(np.asarray(places, np.int64))

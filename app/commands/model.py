@@ -11,12 +11,11 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.encoders.multimodal import Encoder
 from app.errors import InvalidInput
+from app.evaluation.features import SIGNALS
 from app.labelled.listings import Item
 from app.model_store import load_bundle
 from app.pair_model import PairModel
 from app.settings import Settings
-
-SIGNALS = ("title", "image", "phash")
 
 
 @dataclass(frozen=True, slots=True)

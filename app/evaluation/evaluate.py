@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from app.core import phash
 from app.core.decision import Thresholds
 from app.core.metrics import Curve
+from app.core.neighbourhood import HASH_ONLY
 from app.core.ranking import (
     Lists,
     average_precision,
@@ -23,7 +24,7 @@ from app.core.ranking import (
     roc_auc,
 )
 from app.errors import InvalidListings
-from app.evaluation.features import HAS_PHASH_ONLY, KINDS, NAME_OF, Features, halves
+from app.evaluation.features import KINDS, NAME_OF, Features, halves
 from app.evaluation.galleries import f1_by_gallery
 from app.evaluation.neighbours import Search, TruePairs, sample_pairs
 from app.evaluation.results import Evaluation, F1Curve, Histogram, Pair, Sample
@@ -119,7 +120,7 @@ def evaluate(
 def bounds_at(thresholds: Thresholds | None, gallery: int) -> Doubles:
     """Returns the thresholds of a gallery size by what two sides share, `(KINDS,)`; what cannot match has infinity."""
     bounds = np.full(KINDS, np.inf)
-    bounds[HAS_PHASH_ONLY] = phash.THRESHOLD
+    bounds[HASH_ONLY] = phash.THRESHOLD
     for kind, name in NAME_OF.items():
         if thresholds is not None and name in thresholds.points:
             bounds[kind] = thresholds.at(name, gallery)
@@ -154,7 +155,7 @@ def _main_kind(flags: NDArray[np.uint8]) -> int:
     """Returns what most queries have."""
     counts = np.bincount(flags, minlength=KINDS)
     counts[0] = 0
-    return int(counts.argmax()) if counts.any() else HAS_PHASH_ONLY
+    return int(counts.argmax()) if counts.any() else HASH_ONLY
 
 
 def _decisions(lists: Lists, bounds: Doubles) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def _worst(rows: Rows, others: Rows, scores: Doubles, subjects: Subjects) -> lis
 
 def _sample(features: Features, subjects: Subjects, main: int, seed: int) -> Sample | None:
     """Returns whole random groups of two or more, of the listings that have what most have."""
-    if features.fusion is None or main == HAS_PHASH_ONLY:
+    if features.fusion is None or main == HASH_ONLY:
         return None
     usable = np.flatnonzero((features.flags & main == main) & (subjects.labels >= 0))
     counts = np.bincount(subjects.labels[usable])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from app.core import phash
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, SCORE_DECIMALS, Fusion
+from app.core.neighbourhood import HASH_ONLY
 from app.core.product import Floats, Prepared
 from app.encoders.multimodal import Encoder
 from app.encoders.preprocess import InputLimits, open_image, perceptual_hash
@@ -21,9 +22,8 @@ from app.matcher import embed
 SIGNALS = ("title", "image", "phash")
 CHUNK = 256
 LIMITS = InputLimits()
-HAS_PHASH_ONLY = 4  # beside the flags of app.core.fusion: the two sides share a hash, and nothing that has a vector
 KINDS = 5
-NAME_OF = {**MODALITY_OF, HAS_PHASH_ONLY: "phash"}
+NAME_OF = {**MODALITY_OF, HASH_ONLY: "phash"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Features:
         Returns:
             `(m,)` float64: the fused cosine of `Fusion.score_rows`, raised by `phash.evidence` where both have a hash;
             the hash kernel alone where they share nothing else; -inf where they share nothing. Rounded to 6 decimals.
-            `(m,)` uint8: what they share, HAS_IMAGE | HAS_TITLE, or HAS_PHASH_ONLY, or 0.
+            `(m,)` uint8: what they share, HAS_IMAGE | HAS_TITLE, or HASH_ONLY, or 0.
         """
         kinds = self.flags[others] & self.flags[row]
         scores = np.full(len(others), -np.inf)
@@ -75,7 +75,7 @@ class Features:
             only = both & (kinds == 0)
             scores = np.where(both, phash.evidence(scores, distance), scores)
             scores = np.where(only, phash.kernel(distance), scores).round(SCORE_DECIMALS)
-            kinds = np.where(only, HAS_PHASH_ONLY, kinds).astype(np.uint8)
+            kinds = np.where(only, HASH_ONLY, kinds).astype(np.uint8)
         return scores, kinds
 
 

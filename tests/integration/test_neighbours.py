@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from app.catalog.faiss_index import nearest
 from app.core.decision import Thresholds
 from app.core.fusion import HAS_IMAGE, HAS_TITLE, Fusion
+from app.core.neighbourhood import HASH_ONLY
 from app.core.product import Embedding, Floats
 from app.evaluation import neighbours
 from app.evaluation.evaluate import About, bounds_at, evaluate
-from app.evaluation.features import HAS_PHASH_ONLY, Features
+from app.evaluation.features import Features
 from app.evaluation.neighbours import Search, sample_pairs
 from app.evaluation.subjects import Subjects
 
@@ -51,7 +52,7 @@ def truth(given: Features, row: int, other: int) -> tuple[float, int]:
     score = {0: -np.inf, 1: image, 2: title, 3: w * image + (1 - w) * title}[shared]
     if given.hashed[row] and given.hashed[other]:
         kernel = max(0.0, 1 - (int(given.hashes[row]) ^ int(given.hashes[other])).bit_count() / 20)
-        score, shared = (score + 0.6 * kernel, shared) if shared else (kernel, HAS_PHASH_ONLY)
+        score, shared = (score + 0.6 * kernel, shared) if shared else (kernel, HASH_ONLY)
     return score, shared
 
 
