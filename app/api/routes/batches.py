@@ -11,8 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from app.api.errors import problem_of
-from app.api.routes.common import NDJSON, PROBLEMS, batch_body, line, service_of
-from app.api.routes.compare import decisions_of
+from app.api.routes.common import NDJSON, PROBLEMS, batch_body, decisions_of, line, service_of
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
 from app.api.service import Service
 from app.api.uploads import Batch, BatchItem, closed_on_error, read_batch

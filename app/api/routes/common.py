@@ -69,3 +69,9 @@ def json_body(schema: type[BaseModel]) -> dict[str, Any]:
 
     content = {"application/json": {"schema": whole(fields), "example": example}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def decisions_of(match_from: float | None, review_from: float | None) -> dict[str, float]:
+    """Returns the bounds of decisions that a request overrides."""
+    given = {"match": match_from, "review": review_from}
+    return {name: bound for name, bound in given.items() if bound is not None}

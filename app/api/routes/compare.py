@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
-from app.api.routes.common import PROBLEMS, service_of
+from app.api.routes.common import PROBLEMS, decisions_of, service_of
 from app.api.schemas import VerdictOut
 from app.api.uploads import FormFields, read_upload
 from app.errors import EmptyProduct
@@ -46,9 +46,3 @@ async def compare(
             raise EmptyProduct(f"the {side} side: {error}") from error
     verdict = await service.compare((prepared[0], prepared[1]), rule)
     return VerdictOut.of(verdict, service.matcher.model, (time.perf_counter() - started) * 1000)
-
-
-def decisions_of(match_from: float | None, review_from: float | None) -> dict[str, float]:
-    """Returns the bounds of decisions that a request overrides."""
-    given = {"match": match_from, "review": review_from}
-    return {name: bound for name, bound in given.items() if bound is not None}

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
-from app.api.routes.common import PROBLEMS, service_of
-from app.api.routes.compare import decisions_of
+from app.api.routes.common import PROBLEMS, decisions_of, service_of
 from app.api.schemas import AnswerOut
 from app.api.uploads import FormFields, read_json_object, read_upload
 from app.core.product import DEFAULT_CATALOG, check_filter
