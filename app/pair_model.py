@@ -8,7 +8,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.judging import PairSpec, Setting
+from app.core.judging import PairSpec
 from app.core.pairs import FEATURES
 from app.core.product import Floats
 from app.errors import DimensionMismatch
@@ -49,5 +49,4 @@ class PairModel:
         """Returns calibrated probabilities `(m,)`."""
         alone = np.isnan(evidence[:, FEATURES.index("rank")])
         raw = self.raw(evidence)
-        lines: dict[Setting, Doubles] = {name: self.spec.calibrated(raw, name) for name in ("context", "alone")}
-        return np.where(alone, lines["alone"], lines["context"])
+        return np.where(alone, self.spec.calibration["alone"](raw), self.spec.calibration["context"](raw))

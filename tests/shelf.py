@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -84,5 +85,7 @@ def sides(image: float | None, title: float | None, phash: int | None = None) ->
 
 def flat(probability: float) -> PairModel:
     """A model that gives every pair the same probability."""
-    lines = {"context": ((0.0, probability),), "alone": ((0.0, probability),)}
-    return PairModel(PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": lines}), fitted().text)
+    odds = max(probability, 1e-12) / max(1 - probability, 1e-12)
+    same = {"slope": 1e-12, "offset": math.log(odds)}
+    calibration = {"context": same, "alone": same}
+    return PairModel(PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": calibration}), fitted().text)

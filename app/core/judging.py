@@ -19,14 +19,33 @@ Decision = Literal["match", "review", "no-match"]
 Setting = Literal["context", "alone"]
 
 
+class Platt(BaseModel):
+    """Log-odds that are right as often as they say: `slope * raw + offset` (Platt, 1999).
+
+    Attributes:
+        slope: above 0, so that a higher opinion is a higher probability.
+        offset: the log-odds of an opinion of 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    offset: Annotated[float, Field(allow_inf_nan=False)]
+
+    def __call__(self, raw: Doubles) -> Doubles:
+        """Turns raw opinions `(m,)` into probabilities `(m,)`."""
+        found: Doubles = 1.0 / (1.0 + np.exp(-np.clip(self.slope * raw + self.offset, -50.0, 50.0)))
+        return found
+
+
 class PairSpec(BaseModel):
     """The pair model of a bundle, as its manifest has it.
 
     Attributes:
         weights: LightGBM's text file in the bundle.
         features: what it reads, in order; a version of the program that computes others refuses the bundle.
-        calibration: raw opinion (log-odds) -> probability as a rising broken line, for pairs in a neighbourhood (`context`)
-            and for two products alone (`alone`).
+        calibration: from raw opinion (log-odds) to probability, for pairs in a neighbourhood (`context`) and for two
+            products alone (`alone`).
         precision: (precision, smallest probability) of candidate pairs that reach it, both rising.
         match: from this probability on, a pair is a match.
         review: below it and from this one on, somebody should look.
@@ -37,7 +56,7 @@ class PairSpec(BaseModel):
 
     weights: str
     features: tuple[str, ...]
-    calibration: dict[Setting, tuple[tuple[float, Probability], ...]]
+    calibration: dict[Setting, Platt]
     precision: tuple[tuple[Probability, Probability], ...]
     match: Probability
     review: Probability
@@ -50,17 +69,10 @@ class PairSpec(BaseModel):
         if self.review > self.match:
             raise ValueError("the bound of review lies above that of match")
         if set(self.calibration) != {"context", "alone"}:
-            raise ValueError("calibration needs a line for pairs in context and for pairs alone")
-        for line in (*self.calibration.values(), self.precision):
-            if not line or any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(line)):
-                raise ValueError("the lines of the pair model must rise")
+            raise ValueError("calibration needs values for pairs in context and for pairs alone")
+        if not self.precision or any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(self.precision)):
+            raise ValueError("bounds must rise with the precision")
         return self
-
-    def calibrated(self, raw: Doubles, setting: Setting) -> Doubles:
-        """Turns raw opinions `(m,)` into probabilities `(m,)`."""
-        x, y = np.array(self.calibration[setting], np.float64).T
-        found: Doubles = np.interp(raw, x, y)
-        return found
 
     def bound_for(self, precision: float) -> float:
         """Returns the smallest probability at which candidate pairs are right as often as wanted.

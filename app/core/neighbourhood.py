@@ -79,7 +79,7 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Cosines:
-    """Rows against columns, all `(rows, columns)`.
+    """Members against the first of them, all `(1 + m, columns)`.
 
     Attributes:
         image, title: cosines, NaN where one lacks the modality.
@@ -97,53 +97,58 @@ class Cosines:
     bound: Doubles
 
 
-def cosines(members: Members, ground: Ground, rows: slice, columns: slice) -> Cosines:
-    """Compares some members with others."""
+def cosines(members: Members, ground: Ground, columns: int) -> Cosines:
+    """Compares all members with the query and its best candidates, `columns` in all."""
     fusion, cut = ground.fusion, ground.fusion.image_dim
-    one, other = members.vectors[rows], members.vectors[columns]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        image = (one[:, :cut] @ other[:, :cut].T).astype(np.float64) / fusion.weight
-        title = (one[:, cut:] @ other[:, cut:].T).astype(np.float64) / (1 - fusion.weight)
-    shared = members.flags[rows, None] & members.flags[None, columns]
+    one, other = members.vectors, members.vectors[:columns]
+    shared = members.flags[:, None] & members.flags[None, :columns]
     # rounded, or else equal products get scores, and ranks, that differ by where they stand in the block
-    image = np.where(shared & HAS_IMAGE, image, np.nan).round(SCORE_DECIMALS)
-    title = np.where(shared & HAS_TITLE, title, np.nan).round(SCORE_DECIMALS)
+    image = _cosine(one[:, :cut], other[:, :cut], fusion.weight, (shared & HAS_IMAGE) != 0)
+    title = _cosine(one[:, cut:], other[:, cut:], 1 - fusion.weight, (shared & HAS_TITLE) != 0)
     fused = fusion.weight * image + (1 - fusion.weight) * title
     score = np.where(shared == HAS_BOTH, fused, np.where(shared & HAS_IMAGE, image, np.where(shared, title, 0.0)))
-    both = members.hashed[rows, None] & members.hashed[None, columns]
-    apart = phash.distances(members.hashes[rows, None], members.hashes[None, columns])
+    both = members.hashed[:, None] & members.hashed[None, :columns]
+    apart = phash.distances(members.hashes[:, None], members.hashes[None, :columns])
     raised = np.where(both, np.where(shared, phash.WEIGHT, 1.0) * phash.kernel(apart), 0.0)
     kinds = np.where((shared == 0) & both, HASH_ONLY, shared)
     return Cosines(image, title, score, np.where(both, apart, np.nan), raised, ground.by_kind()[kinds])
 
 
-def together(near: Cosines, among: Cosines) -> Columns:
+def _cosine(one: Floats, other: Floats, weight: float, known: NDArray[np.bool_]) -> Doubles:
+    if not one.shape[1]:
+        return np.full(known.shape, np.nan)
+    product = (one @ other.T).astype(np.float64)
+    return np.where(known, (product / weight).round(SCORE_DECIMALS), np.nan)
+
+
+def together(block: Cosines) -> Columns:
     """Returns what the neighbourhood says about each candidate, `(m,)` for each name of `TOGETHER`.
 
     Args:
-        near: all candidates against the context, whose first column is the query.
-        among: the context against itself.
+        block: the query and all candidates against the context: the query and the best of them.
     """
-    m, width = near.score.shape
+    whole = block.score + block.raise_
+    raised, bound = whole[1:], block.bound[1:]
+    m, width = raised.shape
     own = np.arange(min(width - 1, m))  # candidate n of the context is its column n + 1
-    raised = near.score + near.raise_
     score = raised[:, 0]
     others = raised.copy()
     others[own, own + 1] = NOT_THERE  # nobody is a neighbour of itself
     back = others.copy()
     back[:, 0] = NOT_THERE
+    best_back = back.max(axis=1)
     found = {
         "rank": _rank(score),
         "rank_back": 1.0 + (back > score[:, None]).sum(axis=1),
         "margin": score - _best_other(score),
-        "margin_back": score - np.where(back.max(axis=1) > NOT_THERE, back.max(axis=1), 0.0),
+        "margin_back": score - np.where(best_back > NOT_THERE, best_back, 0.0),
     }
     found |= _density(score, others)
-    found |= _common(among, near, raised, others)
-    blended = _blends(near, among, own)
-    for number, (to_context, _) in enumerate(blended, start=1):
-        found[f"blended_{number}"] = to_context[:, 0] + near.raise_[:, 0]
-    second = blended[1][0] + near.raise_
+    found |= _common(whole[0], block.bound[0], raised, bound, others)
+    blended = [one[1:] for one in _blends(block)]
+    for number, rows in enumerate(blended, start=1):
+        found[f"blended_{number}"] = rows[:, 0] + block.raise_[1:, 0]
+    second = blended[1] + block.raise_[1:]
     second_back = second.copy()
     second_back[own, own + 1] = second_back[:, 0] = NOT_THERE
     found["blended_rank"] = _rank(second[:, 0])
@@ -173,7 +178,9 @@ def _density(score: Doubles, others: Doubles) -> Columns:
     """How crowded it is around the query and around each candidate: mean and deviation of the nearest scores."""
     top = np.sort(score)[::-1][:DENSEST]
     crowd, spread = np.full(len(score), top.mean()), np.full(len(score), top.std())
-    nearest = -np.sort(-others, axis=1)[:, :DENSEST]
+    nearest = others
+    if others.shape[1] > DENSEST:  # sorted after that, so that the sums do not depend on the order of candidates
+        nearest = np.sort(np.partition(others, -DENSEST, axis=1)[:, -DENSEST:], axis=1)
     known = nearest > NOT_THERE
     counts = known.sum(axis=1)
     crowd_back = np.where(known, nearest, 0.0).sum(axis=1) / counts
@@ -188,12 +195,11 @@ def _density(score: Doubles, others: Doubles) -> Columns:
     }
 
 
-def _common(among: Cosines, near: Cosines, raised: Doubles, others: Doubles) -> Columns:
+def _common(asked: Doubles, asked_bound: Doubles, raised: Doubles, bound: Doubles, others: Doubles) -> Columns:
     """Which neighbours both sides have, themselves included; and the best way from one to the other over a third."""
-    asked = among.score[0] + among.raise_[0]
     found = {}
     for name, wider in (("shared", 0.0), ("shared_wide", WIDER)):
-        mine, theirs = asked >= among.bound[0] - wider, raised >= near.bound - wider
+        mine, theirs = asked >= asked_bound - wider, raised >= bound - wider
         either = (mine | theirs).sum(axis=1)
         found[name] = (mine & theirs).sum(axis=1) / np.maximum(either, 1)
         if not wider:
@@ -204,32 +210,36 @@ def _common(among: Cosines, near: Cosines, raised: Doubles, others: Doubles) -> 
     return found
 
 
-def _blends(near: Cosines, among: Cosines, own: NDArray[np.int64]) -> list[tuple[Doubles, Doubles]]:
+def _blends(block: Cosines) -> list[Doubles]:
     """Blends every listing with its neighbours above the threshold, weighted by their scores, and again from there.
 
     Works on inner products alone: with weights W, the cosines of the blended rows `W Z` are those of `W (Z Z') W'`.
 
     Returns:
-        After each round: the cosines of the candidates with the context, and of the context with itself.
+        After each round the cosines of all members with the context, `(1 + m, width)`.
     """
-    to_context, inside = near.score, among.score.copy()
+    width = block.score.shape[1]
+    inside, outside = block.score[:width].copy(), block.score[width:]  # outside: candidates beyond the context
     np.fill_diagonal(inside, 1.0)
-    itself = np.ones(len(to_context))
-    itself[own] = 0.0  # those of the context stand among its columns already
     rounds = []
     for _ in range(ROUNDS):
-        inner = _weights(inside + among.raise_, among.bound)
+        inner = _weights(inside + block.raise_[:width], block.bound[:width])
         np.fill_diagonal(inner, 1.0)
-        outer = _weights(to_context + near.raise_, near.bound)
-        outer[own, own + 1] = 1.0
-        reach = outer @ inside
-        length = (reach * outer).sum(axis=1) + itself * (2 * (outer * to_context).sum(axis=1) + 1)
-        spread = inner @ inside
-        scale = np.sqrt(np.maximum((spread * inner).sum(axis=1), 1e-12))
-        to_context = (reach + itself[:, None] * to_context) @ inner.T / np.sqrt(np.maximum(length, 1e-12))[:, None] / scale
-        inside = spread @ inner.T / scale[:, None] / scale
-        rounds.append((to_context, inside))
+        reach = inner @ inside
+        scale = _lengths((reach * inner).sum(axis=1))
+        if len(outside):
+            outer = _weights(outside + block.raise_[width:], block.bound[width:])
+            far = outer @ inside
+            length = _lengths((far * outer).sum(axis=1) + 2 * (outer * outside).sum(axis=1) + 1)
+            outside = (far + outside) @ inner.T / length[:, None] / scale
+        inside = reach @ inner.T / scale[:, None] / scale
+        rounds.append(np.concatenate([inside, outside]))
     return rounds
+
+
+def _lengths(squares: Doubles) -> Doubles:
+    found: Doubles = np.sqrt(np.maximum(squares, 1e-12))
+    return found
 
 
 def _weights(raised: Doubles, bound: Doubles) -> Doubles:

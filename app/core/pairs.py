@@ -7,13 +7,13 @@ all three. Without a context (two products and nothing else) that part of the ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from app.core.neighbourhood import TOGETHER, Columns, Cosines, Doubles, Ground, Members, cosines, together
 from app.core.product import Floats
-from app.core.quantities import KINDS, Verdict, compare_facts, read_facts, vetoes
+from app.core.quantities import Comparison, Verdict, compare_titles
 from app.core.texts import TEXT_FEATURES, compare_texts, rare_overlap
 
 CONTEXT = 50  # best candidates that make a neighbourhood
@@ -27,12 +27,15 @@ FEATURES = (*ALONE, *TOGETHER, "rare")
 
 # kinds of quantities whose verdicts are one feature: the sum of -1 for each that conflicts and 1 for each that agrees
 _SUMMED = {
-    "amounts": ("mass", "volume", "dose", "length", "dimensions", "storage", "power", "voltage", "charge"),
-    "counts": ("count",),
-    "sizes": ("size", "age"),
-    "codes": ("model", "variant"),
-    "numbers": ("number",),
-}
+    **dict.fromkeys(
+        ("mass", "volume", "dose", "length", "dimensions", "storage", "power", "voltage", "charge"), "amounts"
+    ),
+    "count": "counts", "size": "sizes", "age": "sizes", "model": "codes", "variant": "codes", "number": "numbers",
+}  # fmt: skip
+_NUMBERS = ("agreements", "conflicts", "vetoes", *dict.fromkeys(_SUMMED.values()), "code_similarity", "number_similarity")
+_VETOES = _NUMBERS.index("vetoes")
+_PLACE = {kind: _NUMBERS.index(name) for kind, name in _SUMMED.items()}
+_CONFLICT = Verdict.CONFLICT  # looking up a member of an enumeration takes longer than what is done with it here
 
 
 def evidence(members: Members, ground: Ground, context: int = CONTEXT) -> Floats:
@@ -50,26 +53,27 @@ def evidence(members: Members, ground: Ground, context: int = CONTEXT) -> Floats
     if not m:
         return np.zeros((0, len(FEATURES)), np.float32)
     inside = min(context, m)
-    near = cosines(members, ground, slice(1, None), slice(0, 1 + inside))
-    columns = dict(_alone(members, ground, near))
+    block = cosines(members, ground, 1 + inside)
+    columns = dict(_alone(members, ground, block))
     if inside:
-        among = cosines(members, ground, slice(0, 1 + inside), slice(0, 1 + inside))
-        columns |= {**together(near, among), "rare": _rare(members, 1 + inside)}
+        columns |= {**together(block), "rare": _rare(members, 1 + inside)}
     missing = np.full(m, np.nan)
     return np.stack([columns.get(name, missing) for name in FEATURES], axis=1).astype(np.float32)
 
 
-def _alone(members: Members, ground: Ground, near: Cosines) -> Columns:
+def _alone(members: Members, ground: Ground, block: Cosines) -> Columns:
     """What two listings say without any others."""
-    image, title, score = near.image[:, 0], near.title[:, 0], near.score[:, 0]
-    raised = score + near.raise_[:, 0]
+    image, title, score = block.image[1:, 0], block.title[1:, 0], block.score[1:, 0]
+    raised = score + block.raise_[1:, 0]
     found = {
         "image": image,
         "title": title,
         "score": score,
-        "distance": near.distance[:, 0],
+        "distance": block.distance[1:, 0],
         "raised": raised,
-        "over": raised - near.bound[:, 0] if ground.gallery else np.full(len(score), np.nan),  # two alone have no threshold
+        "over": raised - block.bound[1:, 0]
+        if ground.gallery
+        else np.full(len(score), np.nan),  # two alone have no threshold
         "log_gallery": np.full(len(score), np.log10(ground.gallery) if ground.gallery else np.nan),
         "shares_photo": np.isfinite(image).astype(np.float64),
         "shares_title": np.isfinite(title).astype(np.float64),
@@ -89,18 +93,20 @@ def _alone(members: Members, ground: Ground, near: Cosines) -> Columns:
 
 def _quantities(title: str, others: Sequence[str]) -> Columns:
     """What the titles say in numbers: how often they agree and conflict, in all and by kind, and how close codes are."""
-    asked = read_facts(title)
-    compared = [compare_facts(asked, read_facts(other)) for other in others]
-    verdicts = np.array([[one.verdict for one in kinds.values()] for kinds in compared], np.int8)
-    found: dict[str, Doubles] = {
-        "agreements": (verdicts == Verdict.AGREE).sum(axis=1).astype(np.float64),
-        "conflicts": (verdicts == Verdict.CONFLICT).sum(axis=1).astype(np.float64),
-        "vetoes": np.array([len(vetoes(kinds)) for kinds in compared], np.float64),
-        "code_similarity": np.array([kinds["model"].similarity for kinds in compared]),
-        "number_similarity": np.array([kinds["number"].similarity for kinds in compared]),
-    }
-    for name, summed in _SUMMED.items():
-        found[name] = verdicts[:, [KINDS.index(kind) for kind in summed]].sum(axis=1).astype(np.float64)
+    rows = np.array([_numbers(compare_titles(title, other)) for other in others], np.float64)
+    return dict(zip(_NUMBERS, rows.T, strict=True))
+
+
+def _numbers(compared: Mapping[str, Comparison]) -> list[float]:
+    """Counts what agrees, what conflicts and what firmly does, and sums verdicts: the values of `_NUMBERS`."""
+    found = [0.0] * len(_NUMBERS)
+    for one in compared.values():
+        if one.verdict:
+            found[one.verdict is _CONFLICT] += 1  # the first two: agreements and conflicts
+            found[_VETOES] += one.firm
+            if one.kind in _PLACE:
+                found[_PLACE[one.kind]] += one.verdict
+    found[-2], found[-1] = compared["model"].similarity, compared["number"].similarity
     return found
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.core.answer import Reason
-from app.core.quantities import Comparison, Verdict, compare_facts, read_facts, vetoes
+from app.core.quantities import Comparison, Verdict, compare_titles
 
 SAME_HASH = 4  # bits: see the table in app.core.phash
 EDITED_HASH = 10
@@ -60,10 +60,9 @@ def reasons_for(
 def _numbers(left: str | None, right: str | None, sides: tuple[str, str]) -> list[Reason]:
     if left is None or right is None:
         return []
-    compared = compare_facts(read_facts(left), read_facts(right))
-    firm = {one.kind for one in vetoes(compared)}
-    told = [one for one in compared.values() if one.kind != "number" and one.verdict != Verdict.ABSENT]
-    told.sort(key=lambda one: (one.verdict, one.kind not in firm))
+    compared = compare_titles(left, right)
+    told = [one for one in compared.values() if one.verdict and one.kind != "number"]
+    told.sort(key=lambda one: (one.verdict, not one.firm))
     return [_number(one, sides) for one in told]
 
 

@@ -6,9 +6,11 @@ Distances are rapidfuzz's, all scaled to [0, 1] where 1 is equal; case is ignore
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +32,17 @@ def compare_texts(title: str, others: Sequence[str]) -> dict[str, Doubles]:
         similarity; Jaccard index and containment of the words; Jaccard index of the character trigrams; characters of the
         shorter title, and its share of the longer one.
     """
-    low, lows = title.lower(), [other.lower() for other in others]
+    own, both = _read(title), [_read(other) for other in others]
+    low, lows = own.low, [one.low for one in both]
     found: dict[str, Doubles] = {
         name: process.cdist([low], lows, scorer=scorer, dtype=np.float64)[0] / 100 for name, scorer in _SCORERS
     }
     found["edit"] = process.cdist([low], lows, scorer=Levenshtein.normalized_similarity, dtype=np.float64)[0]
-    words, pieces = _sets(low)
-    both = [_sets(other) for other in lows]
-    shared, sizes = _overlap(words, [one[0] for one in both])
-    found["tokens"] = shared / (len(words) + sizes - shared)
-    found["contained"] = shared / np.minimum(len(words), sizes)
-    shared, sizes = _overlap(pieces, [one[1] for one in both])
-    found["trigrams"] = shared / (len(pieces) + sizes - shared)
+    shared, sizes = _overlap(own.words, [one.words for one in both])
+    found["tokens"] = shared / (len(own.words) + sizes - shared)
+    found["contained"] = shared / np.minimum(len(own.words), sizes)
+    shared, sizes = _overlap(own.trigrams, [one.trigrams for one in both])
+    found["trigrams"] = shared / (len(own.trigrams) + sizes - shared)
     lengths = np.array([len(other) for other in lows], np.float64)
     found["shorter"] = np.minimum(lengths, len(low))
     found["length_ratio"] = found["shorter"] / np.maximum(lengths, len(low))
@@ -59,31 +60,40 @@ def rare_overlap(title: str, others: Sequence[str], context: Sequence[str]) -> D
         others: `m` titles.
         context: of the query and its best candidates.
     """
-    frequency = Counter(word for one in context for word in words_of(one))
-    by_count = [math.log((len(context) + 1) / (count + 0.5)) for count in range(len(context) + 1)]
-    weight = {word: by_count[min(count, len(context))] for word, count in frequency.items()}
-    unknown = by_count[0]
-    asked = words_of(title)
-    own = math.fsum(weight.get(word, unknown) for word in asked)
-    found = np.zeros(len(others))
-    for n, other in enumerate(others):
-        theirs = words_of(other)
-        shared = math.fsum(weight.get(word, unknown) for word in asked & theirs)
-        rest = math.fsum(weight.get(word, unknown) for word in theirs - asked)
-        found[n] = shared / max(own + rest, 1e-9)
-    return found
+    frequency = Counter(chain.from_iterable(words_of(one) for one in context))
+    by_count = [_whole(math.log((len(context) + 1) / (count + 0.5))) for count in range(len(context) + 1)]
+    weights = defaultdict(lambda: by_count[0], {word: by_count[count] for word, count in frequency.items()})
+    weight = weights.__getitem__
+    asked, theirs = words_of(title), [words_of(other) for other in others]
+    shared = np.array([sum(map(weight, asked & words)) for words in theirs], np.float64)
+    either = np.array([sum(map(weight, words)) for words in theirs], np.float64) + sum(map(weight, asked)) - shared
+    return shared / np.maximum(either, 1)
+
+
+def _whole(weight: float) -> int:
+    """Returns a whole number of millionths: sums of those do not depend on the order of words in a set."""
+    return round(weight * 1e6)
 
 
 def words_of(title: str) -> frozenset[str]:
     """Returns the words of a title in lower case."""
-    return _sets(title.lower())[0]
+    return _read(title).words
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A title in lower case, its words, and its character trigrams with a blank at either end."""
+
+    low: str
+    words: frozenset[str]
+    trigrams: frozenset[str]
 
 
 @lru_cache(_KEPT)
-def _sets(low: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Returns the words, and the character trigrams with a blank at either end."""
+def _read(title: str) -> _Text:
+    low = title.lower()
     padded = f" {low} "
-    return frozenset(low.split()), frozenset(padded[n : n + 3] for n in range(len(padded) - 2))
+    return _Text(low, frozenset(low.split()), frozenset(padded[n : n + 3] for n in range(len(padded) - 2)))
 
 
 def _overlap(one: frozenset[str], others: Sequence[frozenset[str]]) -> tuple[Doubles, Doubles]:

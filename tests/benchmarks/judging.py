@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.judging [BUNDLE]
 
 The candidates are the products of samples/catalog.csv with random vectors around the query's: the time depends on titles and
-sizes, not on which vectors they are. A title is read once and remembered, as it is in a service: the first round is reported
-apart. Prints milliseconds per request, median and tenth to ninetieth percentile.
+sizes, not on which vectors they are. What the catalog's titles say is remembered, as it is in a service, and every request
+asks with a title that was never seen before. The first round, when no title is known, is reported apart. Prints milliseconds
+per request: median, fastest, and tenth to ninetieth percentile; on a machine that others use, compare the fastest.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,9 +38,12 @@ def main() -> None:
     judge = build_judge(load_bundle(bundle))
     query, answer = asked(judge)
     cold = milliseconds(judge, query, answer)
-    warm = np.array([milliseconds(judge, query, answer) for _ in range(ROUNDS)])
+    warm = np.array([milliseconds(judge, replace(query, title=f"{query.title} {n}"), answer) for n in range(ROUNDS)])
     low, middle, high = np.percentile(warm, [10, 50, 90])
-    sys.stdout.write(f"{CANDIDATES} candidates: {middle:.2f} ms ({low:.2f} to {high:.2f}), the first time {cold:.1f} ms\n")
+    sys.stdout.write(
+        f"{CANDIDATES} candidates: {middle:.2f} ms, fastest {warm.min():.2f} ({low:.2f} to {high:.2f}), "
+        f"the first time {cold:.1f} ms\n"
+    )
 
 
 def milliseconds(judge: Judge, query: Query, answer: Answer) -> float:

@@ -136,7 +136,7 @@ def test_a_probability_against_the_order_of_scores_is_explained() -> None:
 
 
 def test_evidence_that_is_weaker_without_a_reason_is_called_so() -> None:
-    shelf = Shelf([(0.75, 0.56), (0.5, 0.7)])
+    shelf = Shelf([(0.94, 0.46), (0.65, 0.62)])
     found = {match.product.id: match for match in shelf.judged(Rule(min_probability=0.0)).matches}
     upper, lower = sorted(found.values(), key=lambda match: -match.score)
     assert (upper.probability or 0) < (lower.probability or 0)

@@ -16,14 +16,14 @@ from app.core.metrics import calibration_error
 from app.core.pairs import FEATURES
 from app.errors import InvalidInput
 
-LINE = ((-2.0, 0.1), (0.0, 0.5), (4.0, 0.9))
+PLATT = {"slope": 2.0, "offset": -1.0}
 
 
 def made(**changes: Any) -> PairSpec:
     """The specification of a pair model, with changes."""
     values: dict[str, Any] = {
         "weights": "pair_model.txt", "features": FEATURES,
-        "calibration": {"context": LINE, "alone": ((-1.0, 0.2), (1.0, 0.6))},
+        "calibration": {"context": PLATT, "alone": {"slope": 1.0, "offset": 0.5}},
         "precision": ((0.5, 0.2), (0.9, 0.4), (0.95, 0.8)),
         "match": 0.6, "review": 0.3, "group": 0.4,
     }  # fmt: skip
@@ -34,13 +34,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"features": FEATURES[1:]}, "other evidence"),
     ({"features": FEATURES[::-1]}, "other evidence"),
     ({"match": 0.2}, "review lies above"),
-    ({"calibration": {"context": LINE}}, "a line for pairs in context and for pairs alone"),
-    ({"calibration": {"context": LINE, "alone": LINE, "third": LINE}}, "Input should be 'context' or 'alone'"),
-    ({"calibration": {"context": LINE, "alone": ()}}, "must rise"),
-    ({"calibration": {"context": LINE, "alone": ((0.0, 0.5), (0.0, 0.6))}}, "must rise"),
-    ({"calibration": {"context": LINE, "alone": ((1.0, 0.5), (0.0, 0.6))}}, "must rise"),
-    ({"calibration": {"context": LINE, "alone": ((0.0, 0.5), (1.0, 0.4))}}, "must rise"),
-    ({"calibration": {"context": LINE, "alone": ((0.0, 0.5), (1.0, 1.1))}}, "less than or equal to 1"),
+    ({"calibration": {"context": PLATT}}, "values for pairs in context and for pairs alone"),
+    ({"calibration": {"context": PLATT, "alone": PLATT, "third": PLATT}}, "Input should be 'context' or 'alone'"),
+    ({"calibration": {"context": PLATT, "alone": {"slope": 0.0, "offset": 0.0}}}, "greater than 0"),
+    ({"calibration": {"context": PLATT, "alone": {"slope": math.inf, "offset": 0.0}}}, "finite number"),
+    ({"calibration": {"context": PLATT, "alone": {"slope": 1.0, "offset": math.nan}}}, "finite number"),
+    ({"calibration": {"context": PLATT, "alone": {"slope": 1.0}}}, "Field required"),
     ({"precision": ()}, "must rise"),
     ({"precision": ((0.9, 0.4), (0.8, 0.5))}, "must rise"),
     ({"precision": ((0.8, 0.4), (0.9, 0.3))}, "must rise"),
@@ -63,22 +62,21 @@ def test_it_survives_the_manifest() -> None:
     assert PairSpec.model_validate_json(made().model_dump_json()) == made()
 
 
-def test_flat_parts_and_equal_bounds_are_allowed() -> None:
-    spec = made(calibration={"context": ((0.0, 0.5), (1.0, 0.5)), "alone": ((0.0, 0.5),)}, match=0.3)
-    assert spec.calibrated(np.array([-9.0, 0.5, 9.0]), "context").tolist() == [0.5, 0.5, 0.5]
-    assert spec.calibrated(np.array([-9.0, 0.0, 9.0]), "alone").tolist() == [0.5, 0.5, 0.5]
+def test_equal_bounds_are_allowed() -> None:
+    assert made(match=0.3).decide(0.3) == "match"
 
 
-def test_opinions_follow_their_line_and_end_with_it() -> None:
-    raw = np.array([-100.0, -2.0, -1.0, 0.0, 1.0, 4.0, 100.0])
-    assert made().calibrated(raw, "context") == pytest.approx([0.1, 0.1, 0.3, 0.5, 0.6, 0.9, 0.9])
-    assert made().calibrated(raw, "alone") == pytest.approx([0.2, 0.2, 0.2, 0.4, 0.6, 0.6, 0.6])
-    assert made().calibrated(np.zeros(0), "alone").shape == (0,)
+def test_opinions_are_log_odds_that_are_stretched_and_moved() -> None:
+    raw = np.array([-1e9, -1.0, 0.0, 0.5, 2.0, 1e9])
+    context, alone = made().calibration["context"](raw), made().calibration["alone"](raw)
+    assert context == pytest.approx([0.0, *(1 / (1 + math.exp(-x)) for x in (-3, -1, 0, 3)), 1.0], abs=1e-12)
+    assert alone == pytest.approx([0.0, *(1 / (1 + math.exp(-x)) for x in (-0.5, 0.5, 1, 2.5)), 1.0], abs=1e-12)
+    assert made().calibration["alone"](np.zeros(0)).shape == (0,)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2), st.sampled_from(["context", "alone"]))
 def test_a_higher_opinion_is_never_a_lower_probability(raw: list[float], setting: Any) -> None:
-    found = made().calibrated(np.sort(raw), setting)
+    found = made().calibration[setting](np.sort(raw))
     assert (np.diff(found) >= 0).all()
     assert ((found >= 0) & (found <= 1)).all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -31,13 +32,18 @@ def neighbourhoods(draw: st.DrawFn, kinds: tuple[int, ...] = (0, HAS_IMAGE, HAS_
     return found, draw(st.integers(1, n - 1))
 
 
+def rows_of(block: Cosines, rows: slice) -> Cosines:
+    return Cosines(**{field.name: getattr(block, field.name)[rows] for field in fields(block)})
+
+
 def both(listings: Members, context: int) -> tuple[Cosines, Cosines]:
-    inside = slice(0, 1 + context)
-    return cosines(listings, ground(), slice(1, None), inside), cosines(listings, ground(), inside, inside)
+    """The candidates against the context, and the context against itself."""
+    block = cosines(listings, ground(), 1 + context)
+    return rows_of(block, slice(1, None)), rows_of(block, slice(0, 1 + context))
 
 
 def columns_of(listings: Members, context: int) -> Columns:
-    return together(*both(listings, context))
+    return together(cosines(listings, ground(), 1 + context))
 
 
 def pair(listings: Members, a: int, b: int) -> dict[str, float]:
@@ -175,7 +181,7 @@ def test_blending_blends_vectors(case: tuple[Members, int]) -> None:
     rows = listings.vectors.astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     rounds = really_blended(rows, lambda one, other: float(one @ other), near, among)
-    check_blending(together(near, among), rounds, near)
+    check_blending(columns_of(listings, context), rounds, near)
 
 
 @given(neighbourhoods())
@@ -186,7 +192,7 @@ def test_blending_of_listings_that_lack_something_is_linear_all_the_same(case: t
     gram = np.array([[pair(listings, a, b)["score"] for b in range(n)] for a in range(n)])
     np.fill_diagonal(gram, 1.0)
     rounds = really_blended(np.eye(n), lambda one, other: float(one @ gram @ other), near, among)
-    check_blending(together(near, among), rounds, near)
+    check_blending(columns_of(listings, context), rounds, near)
 
 
 def test_equal_products_stand_equally() -> None:
@@ -199,10 +205,7 @@ def test_equal_products_stand_equally() -> None:
         np.concatenate([asked, np.repeat(other, n - 1, axis=0)]), np.full(n, HAS_BOTH, np.uint8), ["a"] * n,
         np.zeros(n, np.uint64), np.zeros(n, np.bool_),
     )  # fmt: skip
-    found = together(
-        cosines(listings, ground(wide), slice(1, None), slice(0, 51)),
-        cosines(listings, ground(wide), slice(0, 51), slice(0, 51)),
-    )
+    found = together(cosines(listings, ground(wide), 51))
     assert (found["rank"] == 1).all()
     assert (found["margin"] == 0).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -180,12 +181,12 @@ def test_trees_that_read_other_evidence_are_refused() -> None:
         PairModel(fitted().spec, swapped)
 
 
-def test_pairs_without_context_have_their_own_line(fresh: Table) -> None:
-    lines = {"context": ((0.0, 0.9),), "alone": ((0.0, 0.1),)}
-    spec = PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": lines})
+def test_pairs_without_context_are_calibrated_by_themselves(fresh: Table) -> None:
+    values = {"context": {"slope": 1e-9, "offset": math.log(9)}, "alone": {"slope": 1e-9, "offset": -math.log(9)}}
+    spec = PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": values})
     model = PairModel(spec, fitted().text)
     mixed: Floats = np.concatenate([fresh.evidence[:2], without_context(fresh.evidence[:2])])
-    assert model.probability(mixed).tolist() == [0.9, 0.9, 0.1, 0.1]
+    assert model.probability(mixed) == pytest.approx([0.9, 0.9, 0.1, 0.1])
     assert model.probability(mixed[:0]).shape == (0,)
 
 

@@ -275,7 +275,7 @@ def test_unrelated_words_around_change_nothing(title: str, before: str, after: s
 
 @given(st.integers(1, 4999), st.sampled_from(["isi {}", "{} pcs", "pack of {}", "{}pcs", "(isi {})", "paquete de {}"]))
 def test_counts_are_read_however_they_are_said(count: int, pattern: str) -> None:
-    assert [value.low for value in read_facts(f"Masker kain {pattern.format(count)}").of("count")] == [count]
+    assert [value.low for value in read_facts(f"Masker kain {pattern.format(count)}").by_kind["count"]] == [count]
 
 
 @pytest.mark.parametrize(

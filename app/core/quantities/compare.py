@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 from app.core.quantities.codes import is_variant, similarity
-from app.core.quantities.facts import KINDS, Facts, Value
+from app.core.quantities.facts import KINDS, Facts, Value, text_of
+from app.core.quantities.read import read_facts
 from app.core.quantities.sizes import ALL
 
 _EXACT = 1e-6
@@ -16,8 +19,8 @@ _ROUGH = 0.021  # 16 oz and 473 ml, 1 lb and 454 g
 _TOLERANCES = {"storage": 0.03, "count": _EXACT, "age": _EXACT, "size": _EXACT, "number": _EXACT, "ply": _EXACT}
 _UNKNOWN_UNITS = (1.0, 10.0, 25.4)  # what dimensions without a unit may be in, in mm
 _INCH = 25.4
-_MAX_SHOWN = 4
 _MEMORY_SHARE = 8
+_KEPT = 4096  # pairs of titles that are remembered: evidence is collected first, and reasons are given for some of it
 
 # A conflict is firm if the closest amounts are not closer than this. Nearer ones are often another label of the same
 # product: a new recipe, gross and net, a misprint.
@@ -47,9 +50,8 @@ class Verdict(IntEnum):
     AGREE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What two titles say of one kind.
+class Comparison(NamedTuple):
+    """What two titles say of one kind. A tuple, for it is made some hundred times per request.
 
     Attributes:
         kind: one of `KINDS`.
@@ -68,7 +70,14 @@ class Comparison:
     firm: bool = False
 
 
-_NOTHING = {kind: Comparison(kind, Verdict.ABSENT, "", "") for kind in KINDS}
+_CONFLICT, _ABSENT, _AGREE = Verdict  # looking a member up takes longer than comparing two facts
+_NOTHING = {kind: Comparison(kind, _ABSENT, "", "") for kind in KINDS}
+
+
+@lru_cache(_KEPT)
+def compare_titles(left: str, right: str) -> Mapping[str, Comparison]:
+    """Reads two clean titles and compares what they say, for each of `KINDS`; see `compare_facts`."""
+    return MappingProxyType(compare_facts(read_facts(left), read_facts(right)))
 
 
 def compare_facts(left: Facts, right: Facts) -> dict[str, Comparison]:
@@ -76,30 +85,22 @@ def compare_facts(left: Facts, right: Facts) -> dict[str, Comparison]:
     compared = _NOTHING.copy()
     if left.codes or right.codes:
         compared["model"] = _compare_codes(left, right)
-    lefts, rights = _by_kind(left), _by_kind(right)
-    for kind in lefts.keys() | rights.keys():
-        ours, theirs = lefts.get(kind, []), rights.get(kind, [])
+    for kind in left.by_kind.keys() | right.by_kind.keys():
+        ours, theirs = left.by_kind.get(kind, ()), right.by_kind.get(kind, ())
+        texts = left.texts.get(kind, ""), right.texts.get(kind, "")
+        if not ours or not theirs:
+            compared[kind] = Comparison(kind, _ABSENT, *texts)
+            continue
         if kind == "storage":
             ours, theirs = _without_memory(ours, theirs)
+            texts = text_of(ours), text_of(theirs)
         verdict, close = _compare(kind, ours, theirs)
-        firm = verdict is Verdict.CONFLICT and _is_firm(kind, ours, theirs, close)
-        compared[kind] = Comparison(kind, verdict, _text(ours), _text(theirs), close, firm)
+        firm = verdict is _CONFLICT and _is_firm(kind, ours, theirs, close)
+        compared[kind] = Comparison(kind, verdict, *texts, close, firm)
     return compared
 
 
-def _by_kind(facts: Facts) -> dict[str, list[Value]]:
-    found: dict[str, list[Value]] = {}
-    for value in facts.values:
-        found.setdefault(value.kind, []).append(value)
-    return found
-
-
-def _text(values: Iterable[Value]) -> str:
-    texts = list(dict.fromkeys(value.text for value in values if value.text))
-    return ", ".join(texts[:_MAX_SHOWN]) + (" ..." if len(texts) > _MAX_SHOWN else "")
-
-
-def _without_memory(ours: list[Value], theirs: list[Value]) -> tuple[list[Value], list[Value]]:
+def _without_memory(ours: Sequence[Value], theirs: Sequence[Value]) -> tuple[Sequence[Value], Sequence[Value]]:
     """Leaves the working memory out where both sides name it beside the storage: 4/128 GB is not 4/64 GB."""
     both = (ours, theirs)
     if any(len(values) != 2 or values[1].low < _MEMORY_SHARE * values[0].low for values in both):
@@ -112,7 +113,7 @@ def _compare(kind: str, ours: Sequence[Value], theirs: Sequence[Value]) -> tuple
     for one in ours:
         for other in theirs:
             if ALL in (one.label, other.label):
-                return Verdict.AGREE, 1.0
+                return _AGREE, 1.0
             if kind == "dimensions":
                 close = _close_sides(one, other)
             elif kind == "variant":
@@ -125,8 +126,8 @@ def _compare(kind: str, ours: Sequence[Value], theirs: Sequence[Value]) -> tuple
                     continue
             comparable, best = True, max(best, close)
             if best == 1.0:
-                return Verdict.AGREE, 1.0
-    return (Verdict.CONFLICT if comparable else Verdict.ABSENT), best
+                return _AGREE, 1.0
+    return (_CONFLICT if comparable else _ABSENT), best
 
 
 def _is_firm(kind: str, ours: Sequence[Value], theirs: Sequence[Value], close: float) -> bool:
@@ -194,16 +195,16 @@ def _fit(sides: tuple[float, ...], others: tuple[float, ...], tolerance: float) 
 
 
 def _compare_codes(left: Facts, right: Facts) -> Comparison:
-    ours, theirs = (", ".join(code.upper() for code in facts.codes[:_MAX_SHOWN]) for facts in (left, right))
+    ours, theirs = left.texts.get("model", ""), right.texts.get("model", "")
     same = {*left.codes, *left.joined} & {*right.codes, *right.joined}
     if any(code in left.codes or code in right.codes for code in same):
-        return Comparison("model", Verdict.AGREE, ours, theirs, 1.0)
+        return Comparison("model", _AGREE, ours, theirs, 1.0)
     if not left.codes or not right.codes:
-        return Comparison("model", Verdict.ABSENT, ours, theirs)
+        return Comparison("model", _ABSENT, ours, theirs)
     pairs = [(code, other) for code in left.codes for other in right.codes]
     close = min(0.999, max(similarity(*pair) for pair in pairs))
     near = any(is_variant(*pair) for pair in pairs)
-    return Comparison("model", Verdict.ABSENT if near else Verdict.CONFLICT, ours, theirs, close)
+    return Comparison("model", _ABSENT if near else _CONFLICT, ours, theirs, close)
 
 
 def vetoes(comparisons: Mapping[str, Comparison]) -> tuple[Comparison, ...]:

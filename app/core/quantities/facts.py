@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 KINDS: tuple[str, ...] = (
@@ -30,6 +31,7 @@ KINDS: tuple[str, ...] = (
     "variant",  # a short code: i5, S7, V2
     "number",  # what is left
 )
+MAX_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,32 @@ class Facts:
         values: without repetitions, in a fixed order: titles that say the same have equal facts.
         codes: model codes, lower case without separators, in alphabetical order.
         joined: codes that arise if the word before is part of them ("KDL 46V4100"); they can agree but not conflict.
+        by_kind: the values, by kind.
+        texts: what is said, by kind, written for people: a title is read once and compared often.
     """
 
     values: tuple[Value, ...] = ()
     codes: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
+    by_kind: Mapping[str, Sequence[Value]] = field(init=False, compare=False, repr=False)
+    texts: Mapping[str, str] = field(init=False, compare=False, repr=False)
 
-    def of(self, kind: str) -> list[Value]:
-        """Returns the values of a kind other than "model"."""
-        return [value for value in self.values if value.kind == kind]
+    def __post_init__(self) -> None:
+        """Sorts the values by kind."""
+        by_kind: dict[str, list[Value]] = {}
+        for value in self.values:
+            by_kind.setdefault(value.kind, []).append(value)
+        texts = {kind: text_of(values) for kind, values in by_kind.items()}
+        if self.codes:
+            texts["model"] = ", ".join(code.upper() for code in self.codes[:MAX_SHOWN])
+        object.__setattr__(self, "by_kind", by_kind)
+        object.__setattr__(self, "texts", texts)
+
+
+def text_of(values: Iterable[Value]) -> str:
+    """Returns what values say, written for people; the first of them if there are many."""
+    texts = list(dict.fromkeys(value.text for value in values if value.text))
+    return ", ".join(texts[:MAX_SHOWN]) + (" ..." if len(texts) > MAX_SHOWN else "")
 
 
 def tidy(amount: float) -> float:
