@@ -125,10 +125,11 @@ class Judge:
             return replace(answer, matches=self._shown(query, answer.matches, named, bounds, rule), candidates=())
         passed = [one.match for one, p in zip(answer.candidates, probability, strict=True) if p >= bound]
         passed.sort(key=lambda match: -named[match.product.id][0])
-        whole = len(probability) < self.context or probability[-1] < bound
+        sure = [p for one, p in zip(answer.candidates, probability, strict=True) if one.match.score >= answer.unseen]
+        whole = answer.unseen == -np.inf or (bool(sure) and bool(sure[-1] < bound))
         return replace(
             answer, matches=self._shown(query, passed[: query.limit], named, bounds, rule), total=len(passed),
-            exact=answer.exact and bool(whole), rule=rule.name, bound=bound, candidates=(),
+            exact=answer.exact and whole, rule=rule.name, bound=bound, candidates=(),
         )  # fmt: skip
 
     def compare(self, left: ProductSide, right: ProductSide, decisions: Mapping[str, float] | None = None) -> Verdict:

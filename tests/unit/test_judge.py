@@ -111,6 +111,15 @@ def test_an_answer_is_exact_if_what_was_not_judged_cannot_match() -> None:
     assert not judge.judge(few.query, replace(few.answer(), exact=False), rule).exact  # an approximate index
 
 
+@pytest.mark.parametrize(("unseen", "exact"), [(-np.inf, True), (0.0, True), (0.49, True), (0.51, False), (1.0, False)])
+def test_what_may_score_more_than_the_last_candidate_below_the_bound_may_match(unseen: float, exact: bool) -> None:
+    shelf = Shelf(CLEAR)
+    judge = Judge(TWO_TOWERS, THRESHOLDS, small_model())
+    chances = [match.probability or 0.0 for match in shelf.judged(Rule(min_probability=0.0)).matches]
+    rule = Rule(min_probability=(chances[2] + chances[3]) / 2)  # between the scores .8 and .5
+    assert judge.judge(shelf.query, replace(shelf.answer(), unseen=unseen), rule).exact == exact
+
+
 def test_no_candidates_no_matches() -> None:
     shelf = Shelf([])
     assert shelf.judged(Rule(min_probability=0.0)).matches == ()
