@@ -10,6 +10,8 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 # more test processes than cores only wait for each other
 WORKERS ?= 2
+# nor do more threads: each test process has a core to itself
+THREADS ?= 1
 
 .PHONY: demo test serve lint types unit bench install clean
 
@@ -32,8 +34,10 @@ lint: install
 types: install
 	$(RUN) -m mypy
 
+# in their own order: pytest-xdist would begin the files with the fewest tests last, and those take the longest
 unit: install
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	OMP_NUM_THREADS=$(THREADS) $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 bench: install
 	$(RUN) -m tests.benchmarks $(ARGS)

@@ -18,6 +18,7 @@ from app.core.reasons import AGAINST, reasons_for
 from app.errors import InvalidInput
 from app.pair_model import PairModel
 
+PROBABILITY_DECIMALS = 4  # as answers show it, and as rules and decisions compare it
 WEAKER = Reason("weaker_evidence", "titles and neighbours speak for it less than for a product with a lower score")
 
 
@@ -119,16 +120,17 @@ class Judge:
             return answer
         bounds = self.thresholds.all_at(answer.gallery)
         found = evidence(self._members(query, answer.candidates), Ground(self.fusion, bounds, answer.gallery))
-        probability = self.model.probability(found)
+        probability = _chances(self.model, found)
         named = {one.match.product.id: (p, row) for one, row, p in zip(answer.candidates, found, probability, strict=True)}
         if bound is None:
             return replace(answer, matches=self._shown(query, answer.matches, named, bounds, rule), candidates=())
         passed = [one.match for one, p in zip(answer.candidates, probability, strict=True) if p >= bound]
         passed.sort(key=lambda match: -named[match.product.id][0])
-        whole = len(probability) < self.context or probability[-1] < bound
+        sure = [p for one, p in zip(answer.candidates, probability, strict=True) if one.match.score >= answer.unseen]
+        whole = answer.unseen == -np.inf or (bool(sure) and sure[-1] < bound)
         return replace(
             answer, matches=self._shown(query, passed[: query.limit], named, bounds, rule), total=len(passed),
-            exact=answer.exact and bool(whole), rule=rule.name, bound=bound, candidates=(),
+            exact=answer.exact and whole, rule=rule.name, bound=bound, candidates=(),
         )  # fmt: skip
 
     def compare(self, left: ProductSide, right: ProductSide, decisions: Mapping[str, float] | None = None) -> Verdict:
@@ -142,13 +144,10 @@ class Judge:
         reasons = reasons_for(left.title, right.title, photos, values, bounds, ("left", "right"))
         if self.model is None:
             above = score is not None and round(values["raised"], SCORE_DECIMALS) >= bounds.get(MODALITY_OF[shared], 1.0)
-            return Verdict(
-                score, _known(values["image"]), _known(values["title"]), None, "match" if above else "no-match", reasons
-            )
+            decision = _vetoed("match" if above else "no-match", values)
+            return Verdict(score, _known(values["image"]), _known(values["title"]), None, decision, reasons)
         row = np.array([[values[name] for name in FEATURES]], np.float32)
-        probability = (
-            round(float(self.model.probability(row)[0]), 4) if shared or values["distance"] == values["distance"] else 0.0
-        )
+        probability = _chances(self.model, row)[0] if shared or values["distance"] == values["distance"] else 0.0
         decision = _vetoed(self.model.spec.decide(probability, decisions), values)
         return Verdict(score, _known(values["image"]), _known(values["title"]), probability, decision, reasons)
 
@@ -172,9 +171,8 @@ class Judge:
         values = dict(zip(FEATURES, row.tolist(), strict=True))
         photos = bool(len(query.embedding.images)) + bool(match.product.photos)
         reasons = reasons_for(query.title, match.product.title, photos, values, bounds)
-        rounded = round(float(probability), 4)
-        decision = _vetoed(self.model.spec.decide(rounded, rule.decisions), values)
-        return replace(match, probability=rounded, decision=decision, reasons=reasons)
+        decision = _vetoed(self.model.spec.decide(probability, rule.decisions), values)
+        return replace(match, probability=probability, decision=decision, reasons=reasons)
 
     def _members(self, query: Query, candidates: Sequence[Candidate]) -> Members:
         fused, flags = self.fusion.fuse(query.embedding)
@@ -208,6 +206,11 @@ def _explained(matches: Sequence[Match]) -> list[Match]:
         found[match.product.id] = replace(match, reasons=(*match.reasons, WEAKER)) if weaker else match
         best = max(best, probability)
     return [found[match.product.id] for match in matches]
+
+
+def _chances(model: PairModel, evidence: Floats) -> list[float]:
+    """Returns probabilities as they are shown, so that no answer contradicts the rule that made it."""
+    return [round(one, PROBABILITY_DECIMALS) for one in model.probability(evidence).tolist()]
 
 
 def _vetoed(decision: Decision, evidence: Mapping[str, float]) -> Decision:

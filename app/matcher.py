@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from app.core.answer import Answer
 from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
 from app.core.statements import Side, Statement, StatementDraft
 from app.encoders.multimodal import Encoder
-from app.errors import EmptyProduct, InvalidInput
+from app.errors import EmptyProduct, InvalidImage, InvalidInput, InvalidTitle, PayloadTooLarge
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
 from app.verifying import Verifier
 
@@ -202,6 +203,19 @@ def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> tuple[
         lacking = "titles" if images else "photos"
         raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
     return prepared, tuple(upload for upload, _ in read), clean
+
+
+@contextmanager
+def reading_side(side: str) -> Iterator[None]:
+    """Makes what is wrong with one of two products say whose it is: `left_image`, `right_title`."""
+    try:
+        yield
+    except EmptyProduct as error:
+        raise EmptyProduct(f"the {side} side: {error}") from error
+    except InvalidTitle as error:
+        raise InvalidTitle(f"{side}_title: {error}") from error
+    except (InvalidImage, PayloadTooLarge) as error:  # only photos are measured in bytes and pixels
+        raise type(error)(f"{side}_image: {error}") from error
 
 
 def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:

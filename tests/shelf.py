@@ -65,7 +65,10 @@ class Shelf:
         """What the catalog says: the matches by the threshold, and all candidates."""
         found = tuple(one.match for one in self.candidates if one.match.score >= self.query.threshold)
         shown = found[: self.query.limit]
-        return Answer(shown, self.query.threshold, len(found), GALLERY, bound=0.53, candidates=tuple(self.candidates))
+        unseen = self.candidates[CONTEXT - 1].match.score if len(self.candidates) >= CONTEXT else -math.inf
+        return Answer(
+            shown, self.query.threshold, len(found), GALLERY, bound=0.53, candidates=tuple(self.candidates), unseen=unseen
+        )
 
     def judged(self, rule: Rule | None = None, model: PairModel | None = None) -> Answer:
         judge = Judge(TWO_TOWERS, THRESHOLDS, model or small_model())

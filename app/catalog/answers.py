@@ -36,7 +36,7 @@ def answer_of(query: Query, ranked: Ranked, rows: RowSet, products: Mapping[int,
             candidates.append(Candidate(match, rows.vectors[n], int(rows.flags[n])))
     return Answer(
         tuple(matches), query.threshold, ranked.total - dropped, gallery, partial=query.partial, bound=query.threshold,
-        candidates=tuple(candidates),
+        candidates=tuple(candidates), unseen=ranked.unseen,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ thresholds and filters are decided by the caller on the candidates.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -30,6 +30,19 @@ class RowSet:
     keys: NDArray[np.int64]
     flags: NDArray[np.uint8]
     vectors: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a question found.
+
+    Attributes:
+        slots: `(n,)` int64, sorted, none of them free.
+        beyond: no other row that may answer scores more with the question, rounding included; -inf if there is none.
+    """
+
+    slots: NDArray[np.int64]
+    beyond: float
 
 
 class FlatIndex:
@@ -88,34 +101,61 @@ class FlatIndex:
         return self.rows(np.flatnonzero(self._keys != FREE))
 
     def candidates(
-        self, questions: Floats, bounds: Sequence[float], allowed: NDArray[np.int64] | None = None, nearest: int = 0
-    ) -> list[NDArray[np.int64]]:
-        """Returns, for each question, the slots of all rows that may reach its bound, and of the nearest in any case.
+        self,
+        questions: Floats,
+        bounds: Sequence[float],
+        allowed: NDArray[np.int64] | None = None,
+        nearest: int = 0,
+        among: Collection[int] | None = None,
+    ) -> list[Found]:
+        """Finds, for each question, all rows that may reach its bound, and the nearest in any case.
 
         Args:
             questions: `(n, dim)` float32.
             bounds: smallest inner product per question, inclusive, less the rounding error of float32.
             allowed: keys of the products that may answer; None for all.
-            nearest: so many rows are returned even if they are below the bound, where there are that many.
-
-        Returns:
-            One sorted int64 array per question, without free slots.
+            nearest: so many rows are found even if they are below the bound, where there are that many.
+            among: flags of the rows that may answer; None for all.
         """
         usable = self._keys != FREE
         if allowed is not None:
             usable &= np.isin(self._keys, allowed)
-        found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(bounds)
-        if not usable.any():
-            return found
+        if among is not None:
+            usable &= np.isin(self._flags, list(among))
+        count = int(usable.sum())
+        if not count:
+            return [Found(np.zeros(0, np.int64), -np.inf)] * len(bounds)
         params = None
-        if allowed is not None or (nearest and not usable.all()):  # free slots are zeros, and nearer than what is opposite
+        # free slots are zeros, and nearer than what is opposite
+        if allowed is not None or among is not None or (nearest and not usable.all()):
             bits = np.packbits(usable, bitorder="little")
             # FAISS's type hints describe the C++ signatures and not the Python ones
             params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))  # type: ignore[call-arg,arg-type]
+        found = [Found(np.zeros(0, np.int64), np.inf)] * len(bounds)
+        if nearest:
+            found = self._nearest(questions, nearest, params, count)
+        more = self._reaching(questions, {n: bounds[n] for n, one in enumerate(found) if one.beyond >= bounds[n]}, params)
+        for n, slots in more.items():
+            slots = np.union1d(found[n].slots, slots[usable[slots]])
+            found[n] = Found(slots, bounds[n] if len(slots) < count else -np.inf)
+        return found
+
+    def _nearest(self, questions: Floats, k: int, params: faiss.SearchParameters | None, usable: int) -> list[Found]:
+        """Finds the `k` nearest rows of each question, or all `usable` ones if they are no more than that."""
+        scores, slots = self._index.search(np.ascontiguousarray(questions), min(k, self._index.ntotal), params=params)
+        if usable <= slots.shape[1]:  # -1: there were not as many
+            return [Found(np.sort(answer[answer >= 0]), -np.inf) for answer in slots]
+        ends = scores[:, -1].astype(np.float64) + SLACK
+        return [Found(np.sort(answer), float(end)) for answer, end in zip(slots, ends, strict=True)]
+
+    def _reaching(
+        self, questions: Floats, bounds: Mapping[int, float], params: faiss.SearchParameters | None
+    ) -> dict[int, NDArray[np.int64]]:
+        """Finds the slots of the rows that may reach the bounds of some of the questions, free ones among them."""
+        found: dict[int, NDArray[np.int64]] = {}
         groups: dict[float, list[int]] = defaultdict(list)
-        short = self._nearest(questions, bounds, nearest, params, found) if nearest else range(len(bounds))
-        for position in short:
-            groups[bounds[position]].append(position)
+        for position, bound in bounds.items():
+            groups[bound].append(position)
         step = max(1, ANSWER_BYTES // (_RESULT_BYTES * max(1, self._index.ntotal)))
         for bound, positions in groups.items():
             radius = float(np.nextafter(np.float32(bound - SLACK), np.float32(-np.inf)))  # FAISS compares with >
@@ -123,24 +163,8 @@ class FlatIndex:
                 part = positions[start : start + step]
                 ends, _, slots = self._index.range_search(np.ascontiguousarray(questions[part]), radius, params=params)
                 for n, position in enumerate(part):
-                    answer = slots[int(ends[n]) : int(ends[n + 1])]
-                    found[position] = np.union1d(found[position], answer[usable[answer]])
+                    found[position] = slots[int(ends[n]) : int(ends[n + 1])]
         return found
-
-    def _nearest(
-        self,
-        questions: Floats,
-        bounds: Sequence[float],
-        k: int,
-        params: faiss.SearchParameters | None,
-        found: list[NDArray[np.int64]],
-    ) -> list[int]:
-        """Fills `found` with the `k` nearest rows; returns the questions that may have more rows above their bound."""
-        scores, slots = self._index.search(np.ascontiguousarray(questions), min(k, self._index.ntotal), params=params)
-        for position, answer in enumerate(slots):
-            found[position] = np.sort(answer[answer >= 0])  # -1: there were not as many
-        full = (slots >= 0).all(axis=1) & (slots.shape[1] < self._index.ntotal)
-        return np.flatnonzero(full & (scores[:, -1] >= np.asarray(bounds) - SLACK)).tolist()
 
     def _matrix(self) -> Floats:
         size = self._index.ntotal * self.dim

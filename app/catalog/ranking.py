@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.faiss_index import FlatIndex
+from app.catalog.faiss_index import FlatIndex, Found
 from app.core.fusion import MODALITY_OF, Fusion
-from app.core.product import Query
+from app.core.product import Floats, Query
 
 BLOCK_ROWS = 65_536
-ROWS_EACH = 2  # of the index are searched for each candidate wanted: several photos of one product are one candidate
+# Rows of the index that are searched for each candidate wanted: a product has one for each of its photos. More are searched
+# only for queries whose candidates are not certain yet. The last is enough for products with 20 photos each.
+ROWS_EACH = (2, 8, 32)
+_FLAGS = {modality: flags for flags, modality in MODALITY_OF.items()}
 
 Keys = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -37,6 +41,7 @@ class Ranked:
         slots: `(n,)` row of the index with the best photo of each.
         matching: `(n,)` bool, which of them reach their threshold.
         total: products at or above the threshold, shown or not.
+        unseen: no other product scores more than this; -inf if no other has anything in common with the query.
     """
 
     keys: Keys
@@ -46,29 +51,59 @@ class Ranked:
     slots: Keys
     matching: NDArray[np.bool_]
     total: int
+    unseen: float
 
 
 def rank(index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope]) -> list[Ranked]:
-    """Answers queries exactly. Queries with the same scope and threshold share one pass over the index."""
-    questions = [fusion.questions(query.embedding, index.kinds()) for query in queries]
-    slots: list[Keys] = [np.zeros(0, np.int64)] * len(queries)
-    for allowed, members in _by_scope(scopes):
-        asked = [(n, queries[n].bound(modality), one) for n in members for modality, rows in questions[n] for one in rows]
-        if not asked:
-            continue
-        nearest = max(_rows_wanted(queries[n]) for n in members)
-        vectors = np.stack([one for _, _, one in asked])
-        found = index.candidates(vectors, [bound for _, bound, _ in asked], allowed, nearest)
-        for (owner, _, _), answer in zip(asked, found, strict=True):
-            slots[owner] = np.union1d(slots[owner], answer)
-    return [_rank_one(index, fusion, q, s, scope) for q, s, scope in zip(queries, slots, scopes, strict=True)]
+    """Answers queries: matches always exactly, candidates as far as the deepest search reaches; see `Ranked.unseen`."""
+    answers: dict[int, Ranked] = {}
+    waiting = list(range(len(queries)))
+    for each in ROWS_EACH:
+        found = _find(index, fusion, [queries[n] for n in waiting], [scopes[n] for n in waiting], each)
+        for n, parts in zip(waiting, found, strict=True):
+            answers[n] = _rank_one(index, fusion, queries[n], parts, scopes[n])
+        waiting = [n for n in waiting if not _certain(queries[n], answers[n])]
+        if not waiting:
+            break
+    return [answers[n] for n in range(len(queries))]
 
 
-def _by_scope(scopes: Sequence[Scope]) -> list[tuple[Keys | None, list[int]]]:
-    groups: dict[int, tuple[Keys | None, list[int]]] = {}
-    for n, scope in enumerate(scopes):
-        groups.setdefault(id(scope.allowed), (scope.allowed, []))[1].append(n)
-    return list(groups.values())
+def _certain(query: Query, ranked: Ranked) -> bool:
+    """True if no other product can be among the candidates that the query wants."""
+    last = query.context - 1
+    return last < 0 or ranked.unseen == -np.inf or (last < len(ranked.score) and bool(ranked.score[last] >= ranked.unseen))
+
+
+def _find(
+    index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope], each: int
+) -> list[list[Found]]:
+    """Returns what each query's questions find. Those about the same rows share one pass over the index."""
+    kinds = index.kinds()
+    asked = defaultdict[tuple[int, frozenset[int] | None], list[tuple[int, float, Floats]]](list)
+    for n, query in enumerate(queries):
+        for modality, rows in fusion.questions(query.embedding, kinds):
+            among = _among(query, modality, kinds, deeper=each > ROWS_EACH[0])
+            asked[id(scopes[n].allowed), among] += [(n, query.bound(modality), one) for one in rows]
+    answers: list[list[Found]] = [[] for _ in queries]
+    for (_, among), questions in asked.items():
+        vectors, bounds = np.stack([one for _, _, one in questions]), [bound for _, bound, _ in questions]
+        nearest = max(_rows_wanted(queries[n], each) for n, _, _ in questions)
+        found = index.candidates(vectors, bounds, scopes[questions[0][0]].allowed, nearest, among)
+        for (n, _, _), one in zip(questions, found, strict=True):
+            answers[n].append(one)
+    return answers
+
+
+def _among(query: Query, modality: str, kinds: set[int], *, deeper: bool) -> frozenset[int] | None:
+    """Returns the flags of the rows that a question is about, where others would hide them from the nearest; else None.
+
+    A question about less than the query has is always hidden: of two listings with photo and title that are far from
+    the query, the photo alone may be close. Searching among some rows only is slower, so others try without first.
+    """
+    asked, wanted = _FLAGS[query.embedding.modality], _FLAGS[modality]
+    about = frozenset(flags for flags in MODALITY_OF if flags & asked == wanted)
+    hidden = query.context > 0 and not kinds <= about and (deeper or asked != wanted)
+    return about if hidden else None
 
 
 def _bounds(query: Query, shared: NDArray[np.uint8]) -> Doubles:
@@ -79,12 +114,13 @@ def _bounds(query: Query, shared: NDArray[np.uint8]) -> Doubles:
     return by_flag[shared]
 
 
-def _rows_wanted(query: Query) -> int:
-    """Returns how many rows hold the candidates that a query wants: a product has a row for each photo."""
-    return (query.context + 1) * ROWS_EACH if query.context else 0
+def _rows_wanted(query: Query, each: int) -> int:
+    """Returns how many of the nearest rows are searched: one candidate more than is wanted may be the one that asks."""
+    return (query.context + 1) * each if query.context else 0
 
 
-def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, slots: Keys, scope: Scope) -> Ranked:
+def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, found: Sequence[Found], scope: Scope) -> Ranked:
+    slots = np.unique(np.concatenate([np.zeros(0, np.int64), *(one.slots for one in found)]))
     fused, flags = fusion.fuse(query.embedding)
     kept: list[tuple[Keys, Keys, Doubles, NDArray[np.bool_]]] = []
     for start in range(0, max(1, len(slots)), BLOCK_ROWS):
@@ -103,4 +139,8 @@ def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, slots: Keys, scope
     reached = np.flatnonzero(enough[order])
     shown = np.union1d(reached[: query.limit], np.arange(min(query.context, len(order))))
     best = order[shown]
-    return Ranked(keys[best], table[0, best], table[1, best], table[2, best], places[best], enough[best], len(reached))
+    left = table[0, np.delete(order, shown)][:1].tolist()
+    unseen = min(1.0, max([-np.inf, *(one.beyond for one in found), *left]))  # no score is larger than 1
+    return Ranked(
+        keys[best], table[0, best], table[1, best], table[2, best], places[best], enough[best], len(reached), unseen
+    )

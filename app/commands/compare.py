@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.common import BundleDir, Images, console, progress
-from app.errors import AppError, EmptyProduct
+from app.errors import AppError
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,16 +81,15 @@ def _outcomes(rows: Sequence[Sides | AppError], encoder: Encoder, judge: Judge) 
 
 
 def _read(row: Sides | AppError, encoder: Encoder) -> tuple[Prepared, Prepared] | AppError:
-    from app.matcher import read
+    from app.matcher import read, reading_side
 
     if isinstance(row, AppError):
         return row
     found = []
     for side, photo, title in (("left", row.left_photo, row.left_title), ("right", row.right_photo, row.right_title)):
         try:
-            found.append(read(encoder, [] if photo is None else [photo.read()], title)[0])
-        except EmptyProduct as error:
-            return EmptyProduct(f"the {side} side: {error}")
+            with reading_side(side):
+                found.append(read(encoder, [] if photo is None else [photo.read()], title)[0])
         except AppError as error:
             return error
     return found[0], found[1]

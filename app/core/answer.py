@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -61,6 +62,7 @@ class Answer:
         rule: what made the matches: `threshold`, `min_probability` or `target_precision`.
         bound: the value that applied: a cosine for `threshold`, else a probability.
         candidates: the best ones and all matches, best first, for those who judge them further.
+        unseen: no product besides the candidates scores more than this; -inf if no other shares anything with the query.
     """
 
     matches: tuple[Match, ...]
@@ -72,6 +74,7 @@ class Answer:
     rule: str = "threshold"
     bound: float | None = None
     candidates: tuple[Candidate, ...] = ()
+    unseen: float = -math.inf
 
     @property
     def truncated(self) -> bool:

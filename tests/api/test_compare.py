@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from app.core.product import Prepared
+from app.encoders.preprocess import InputLimits
 from app.judge import Rule
 from app.matcher import Matcher
 from app.pair_model import PairModel
 from tests.api.calls import BLUE, RED, Response, check_problem, without_time
-from tests.fakes import FINGERPRINT
+from tests.api.conftest import Start
+from tests.fakes import FINGERPRINT, FakeEncoder, photo
 from tests.judged import listings, printed
 
 Side = tuple[str | None, bytes | None]
@@ -99,7 +104,29 @@ def test_a_side_that_cannot_be_read_is_refused_and_breaks_nothing(judged: TestCl
     broken: Side = {"photo": ("aab", b"no photo"), "title": ("\0", RED), "empty title": ("", RED)}[bad]
     answer = compare(judged, *((broken, ONE) if side == "left" else (ONE, broken)))
     check_problem(answer, [422], "invalid_image" if bad == "photo" else "invalid_title")
+    named = {"photo": f"{side}_image: ", "title": f"{side}_title: ", "empty title": f"the {side} title "}[bad]
+    assert answer.json()["detail"].startswith(named)
     assert verdict(judged, ONE, ONE)["score"] == 1.0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("part", ["image", "pixels", "title"])
+def test_what_is_too_large_is_refused_by_name(start: Start, side: str, part: str) -> None:
+    client = start(FakeEncoder(InputLimits(image_pixels=3000, title_chars=20)), max_image_bytes=20_000)
+    random = np.random.default_rng(1).integers(0, 255, (100, 100, 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(random).save(stream, "PNG")
+    broken: Side = {
+        "image": (None, stream.getvalue()),
+        "pixels": (None, photo((9, 9, 9), (60, 60))),
+        "title": ("a" * 21, RED),
+    }[part]
+    answer = compare(client, *((broken, ("a", RED)) if side == "left" else (("a", RED), broken)))
+    check_problem(answer, [422] if part == "title" else [413], "invalid_title" if part == "title" else "payload_too_large")
+    name = "title" if part == "title" else "image"
+    assert answer.json()["detail"].startswith(f"{side}_{name}: ")
+    other = "right" if side == "left" else "left"
+    assert other not in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["title", "image", "threshold", "min_probability", "catalog", "middle_title"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from app.catalog.data_folder import DataFolder
+from app.catalog.faiss_index import SLACK
 from app.catalog.local import LocalCatalog
 from app.core.answer import Answer
 from app.core.product import Embedding, ProductDraft, Query
@@ -43,6 +45,10 @@ class Shop:
             self.oracle.put("default", f"p{n}", embedding, {"third": n % 3})
         self.catalog.put("default", drafts)
 
+    def add(self, one: str, embedding: Embedding) -> None:
+        self.catalog.put("default", [ProductDraft(one, None, (), {}, embedding)])
+        self.oracle.put("default", one, embedding, {})
+
     def remove(self, *ids: str) -> None:
         for one in ids:
             self.catalog.delete("default", one)
@@ -56,8 +62,13 @@ class Shop:
         wanted = max(query.context, min(query.limit, answer.total)) if query.context else 0
         shown = [(c.match.product.id, c.match.score, c.match.image_score, c.match.title_score) for c in answer.candidates]
         assert shown == everything[:wanted]
+        if query.context:
+            rest = [score for one, score, *_ in everything if one not in {name for name, *_ in shown}]
+            assert max(rest, default=-math.inf) <= answer.unseen
+            last = shown[query.context - 1][1] if len(shown) >= query.context else -math.inf
+            assert answer.unseen <= last
         (bare,) = self.catalog.search("default", [replace(query, context=0)])
-        assert bare == replace(answer, candidates=())
+        assert replace(bare, unseen=0) == replace(answer, candidates=(), unseen=0)
         fused, flags = FUSION.fuse(query.embedding)
         for one in answer.candidates:
             rows, kinds = one.vector[None], np.array([one.flags], np.uint8)
@@ -117,12 +128,52 @@ def test_what_has_only_a_photo_or_only_a_title_is_a_candidate_too(shop: Shop) ->
         shop.check(Query(shop.embedding(photos, title=title), 0.6, 20, context=36))
 
 
+MANY: dict[str, tuple[tuple[int, ...], tuple[bool, ...]]] = {
+    "three photos each": ((3,), (True,)),
+    "one to twenty photos": ((1, 20, 5), (True, False)),
+    "photos and titles missing": ((1, 0, 2, 1, 1), (True, True, False)),
+    "a few without a title": ((1,), (True,) * 19 + (False,)),
+    "mostly titles only": ((0, 0, 0, 0, 1), (True,)),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_neither_more_photos_nor_other_modalities_push_products_out(shop: Shop, kind: str) -> None:
+    shop.fill(260, *MANY[kind])
+    shop.remove(*(f"p{n}" for n in range(20, 40)))
+    for photos, title in ((1, True), (1, False), (0, True), (3, True)):
+        for threshold in (0.6, 0.97):
+            shop.check(Query(shop.embedding(photos, title=title), threshold, 20, context=50))
+            shop.check(Query(shop.embedding(photos, title=title), threshold, 20, context=50, where={"third": (1,)}))
+
+
+def test_a_photo_that_all_other_products_show_too_does_not_hide_the_one_with_nothing_else(shop: Shop) -> None:
+    asked = Embedding(IMAGES[0][None], TITLES[0])
+    near = (IMAGES[0] + 0.1 * IMAGES[1]) / np.linalg.norm(IMAGES[0] + 0.1 * IMAGES[1])
+    shop.add("alone", Embedding(near.astype(np.float32)[None], None))
+    for n in range(150):
+        shop.add(f"other {n}", Embedding(IMAGES[0][None], -TITLES[0]))
+    answer = shop.check(Query(asked, 0.999, 20, context=50))
+    assert answer.candidates[0].match.product.id == "alone"
+    assert answer.total == 0
+
+
+def test_what_stays_unseen_is_told(shop: Shop) -> None:
+    """So many products score the same that no search looks at all of them."""
+    same = shop.embedding(1, title=True)
+    shop.catalog.put("default", [ProductDraft(f"p{n}", None, (), {}, same) for n in range(120)])
+    (answer,) = shop.catalog.search("default", [Query(shop.embedding(1, title=True), 1.0, 20, context=3)])
+    score = answer.candidates[-1].match.score
+    assert len(answer.candidates) == 3
+    assert score <= answer.unseen <= score + 2 * SLACK
+
+
 def test_many_questions_at_once_get_the_candidates_that_each_wants(shop: Shop) -> None:
     shop.fill(PRODUCTS, (1,), (True,))
     queries = [Query(shop.embedding(1, title=True), 0.1 * n, 3, context=5 * (n % 3)) for n in range(9)]
     for query, answer in zip(queries, shop.catalog.search("default", queries), strict=True):
         alone = shop.check(query)
-        assert replace(answer, candidates=()) == replace(alone, candidates=())
+        assert replace(answer, candidates=(), unseen=0) == replace(alone, candidates=(), unseen=0)
         assert [one.match for one in answer.candidates] == [one.match for one in alone.candidates]
 
 

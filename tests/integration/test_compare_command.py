@@ -81,6 +81,8 @@ def test_a_row_that_cannot_be_read_says_why_and_the_rest_goes_on(both: Path, tmp
     assert all((row["decision"] == "") == bool(row["error"]) for row in found)
     assert found[1]["error"].startswith("the right side: ")
     assert found[2]["error"].startswith("the left side: ")
+    assert found[4]["error"].startswith("right_image: ")
+    assert found[5]["error"].startswith("left_title: ")
     assert "missing.png" in found[3]["error"]
     assert "not read: 5" in said
     assert [float(found[0][name]) for name in ("score", "image_score", "title_score")] == [1, 1, 1]

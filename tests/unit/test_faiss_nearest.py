@@ -1,4 +1,4 @@
-"""FlatIndex.candidates with `nearest` against NumPy: the k best, and all at or above the bound."""
+"""FlatIndex.candidates with `nearest` against NumPy: the k best, all at or above the bound, and what may lie beyond."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.catalog.faiss_index import FREE, SLACK, FlatIndex, RowSet
+from app.catalog.faiss_index import FREE, SLACK, FlatIndex, Found, RowSet
 from app.core.product import Floats
 
 DIM = 4
@@ -24,6 +24,7 @@ class Case:
     index: FlatIndex
     keys: NDArray[np.int64]
     vectors: Floats
+    flags: NDArray[np.uint8]
 
 
 def unit(rows: NDArray[np.float64]) -> Floats:
@@ -40,7 +41,8 @@ def cases(draw: st.DrawFn) -> Case:
     vectors = pool[random.integers(len(pool), size=count)]
     keys = random.integers(products, size=count)
     index = FlatIndex(DIM)
-    index.add(RowSet(keys, np.full(count, 3, np.uint8), vectors))
+    flags = random.integers(1, 4, count).astype(np.uint8)
+    index.add(RowSet(keys, flags, vectors))
     removed = draw(st.sets(st.integers(0, products - 1)))
     index.remove(sorted(removed))
     keys = np.where(np.isin(keys, sorted(removed)), FREE, keys)
@@ -48,18 +50,27 @@ def cases(draw: st.DrawFn) -> Case:
     slots = np.flatnonzero(keys == FREE)[:again]
     filled = unit(random.normal(size=(again, DIM))) if again else np.zeros((0, DIM), np.float32)
     index.add(RowSet(np.full(again, products + 1), np.full(again, 3, np.uint8), filled))
-    keys[slots] = products + 1
+    keys[slots], flags[slots] = products + 1, 3
     vectors = vectors.copy()
     vectors[slots] = filled
-    return Case(index, keys.astype(np.int64), vectors)
+    return Case(index, keys.astype(np.int64), vectors, flags)
 
 
 def check(
-    case: Case, question: Floats, bound: float, allowed: NDArray[np.int64] | None, k: int, got: NDArray[np.int64]
+    case: Case,
+    question: Floats,
+    bound: float,
+    allowed: NDArray[np.int64] | None,
+    k: int,
+    found: Found,
+    among: int | None = None,
 ) -> None:
+    got = found.slots
     usable = case.keys != FREE
     if allowed is not None:
         usable &= np.isin(case.keys, allowed)
+    if among is not None:
+        usable &= case.flags == among
     slots = np.flatnonzero(usable)
     assert got.dtype == np.int64
     assert got.tolist() == sorted(set(got.tolist()))
@@ -71,6 +82,9 @@ def check(
     needed = slots[(scores[slots] >= bound) | (scores[slots] > last + ROUNDING)]
     assert set(needed.tolist()) <= set(got.tolist())
     assert (scores[got] >= min(bound - 2 * SLACK, last - ROUNDING)).all()  # and nothing that nobody asked for
+    rest = np.setdiff1d(slots, got)
+    assert (scores[rest] <= found.beyond).all()
+    assert (found.beyond == -np.inf) == (len(rest) == 0)
 
 
 @given(case=cases(), data=st.data())
@@ -86,10 +100,11 @@ def test_the_nearest_and_all_at_the_bound_are_found(case: Case, data: st.DataObj
     k = data.draw(st.integers(0, 8) | st.sampled_from([len(case.keys), len(case.keys) + 5]))
     exact = (case.vectors.astype(np.float64) @ questions[0].astype(np.float64)).tolist()
     bounds = [data.draw(st.sampled_from([-1.0, 0.0, 1.0, *exact]) | st.floats(-1, 1)) for _ in questions]
-    found = case.index.candidates(questions, bounds, allowed, k)
+    among = data.draw(st.none() | st.integers(1, 3))
+    found = case.index.candidates(questions, bounds, allowed, k, None if among is None else {among})
     assert len(found) == len(questions)
     for question, bound, got in zip(questions, bounds, found, strict=True):
-        check(case, question, bound, allowed, k, got)
+        check(case, question, bound, allowed, k, got, among)
 
 
 @pytest.mark.parametrize("bound", [-1.0, -0.2, 0.0, 0.35, 0.9, 1.0])
@@ -101,7 +116,7 @@ def test_many_rows_with_holes(bound: float, k: int) -> None:
     index = FlatIndex(DIM)
     index.add(RowSet(keys, np.full(400, 3, np.uint8), vectors))
     index.remove(range(0, 200, 3))
-    case = Case(index, np.where(keys % 3 == 0, FREE, keys), vectors)
+    case = Case(index, np.where(keys % 3 == 0, FREE, keys), vectors, np.full(400, 3, np.uint8))
     questions = unit(random.normal(size=(20, DIM)))
     for allowed in (None, np.arange(50, 60, dtype=np.int64), np.zeros(0, np.int64)):
         for question, got in zip(questions, index.candidates(questions, [bound] * 20, allowed, k), strict=True):
@@ -113,7 +128,7 @@ def test_a_free_slot_is_not_nearer_than_what_is_opposite() -> None:
     index = FlatIndex(DIM)
     index.add(RowSet(np.arange(3, dtype=np.int64), np.full(3, 3, np.uint8), vectors))
     index.remove([0])
-    assert [one.tolist() for one in index.candidates(vectors[:1], [0.5], nearest=2)] == [[1, 2]]
+    assert [one.slots.tolist() for one in index.candidates(vectors[:1], [0.5], nearest=2)] == [[1, 2]]
 
 
 def test_equal_scores_at_the_bound_are_all_found_beyond_the_nearest() -> None:
@@ -121,13 +136,13 @@ def test_equal_scores_at_the_bound_are_all_found_beyond_the_nearest() -> None:
     index = FlatIndex(DIM)
     index.add(RowSet(np.arange(30, dtype=np.int64), np.full(30, 3, np.uint8), vectors))
     question = np.array([[1, 0, 0, 0]], np.float32)
-    assert len(index.candidates(question, [0.6], nearest=3)[0]) == 30
-    assert len(index.candidates(question, [0.7], nearest=3)[0]) == 3
+    assert len(index.candidates(question, [0.6], nearest=3)[0].slots) == 30
+    assert len(index.candidates(question, [0.7], nearest=3)[0].slots) == 3
 
 
 def test_an_empty_index_has_no_nearest() -> None:
     index = FlatIndex(DIM)
-    assert [one.tolist() for one in index.candidates(np.ones((2, DIM), np.float32), [0.0, 0.0], nearest=5)] == [[], []]
+    assert [one.slots.tolist() for one in index.candidates(np.ones((2, DIM), np.float32), [0.0, 0.0], nearest=5)] == [[], []]
     index.add(RowSet(np.zeros(1, np.int64), np.full(1, 3, np.uint8), np.ones((1, DIM), np.float32)))
     index.remove([0])
-    assert [one.tolist() for one in index.candidates(np.ones((1, DIM), np.float32), [0.0], nearest=5)] == [[]]
+    assert [one.slots.tolist() for one in index.candidates(np.ones((1, DIM), np.float32), [0.0], nearest=5)] == [[]]

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.core.answer import Answer
 from app.core.neighbourhood import Ground, Members
@@ -77,6 +79,28 @@ def test_a_smallest_probability_makes_matches_the_likeliest_first() -> None:
     assert ids(shelf.judged(Rule(min_probability=1.0), flat(0.9))) == []
 
 
+@settings(max_examples=40)
+@given(probability=st.floats(0, 1), off=st.floats(-2e-4, 2e-4))
+def test_an_answer_never_contradicts_its_own_rule(probability: float, off: float) -> None:
+    shelf, model = Shelf(CLEAR[:2]), flat(probability)
+    shown = {match.probability for match in shelf.judged(model=model).matches}
+    assert len(shown) == 1
+    (chance,) = (one or 0.0 for one in shown)
+    bound = min(1.0, max(0.0, probability + off))
+    for least in (chance, bound):
+        found = shelf.judged(Rule(min_probability=least), model)
+        assert (len(found.matches), found.total) == ((2, 2) if chance >= least else (0, 0))
+        assert {match.probability for match in found.matches} <= shown
+        decided = shelf.judged(Rule(decisions={"match": least, "review": 0.0}), model).matches
+        assert {match.decision for match in decided} == {"match" if chance >= least else "review"}
+
+
+@pytest.mark.parametrize(("probability", "least", "matches"), [(0.69996, 0.7, 2), (0.70004, 0.70003, 0), (0.70004, 0.7, 2)])
+def test_the_shown_probability_is_the_one_that_rules_compare(probability: float, least: float, matches: int) -> None:
+    found = Shelf(CLEAR[:2]).judged(Rule(min_probability=least), flat(probability))
+    assert len(found.matches) == matches
+
+
 def test_a_precision_is_turned_into_its_probability() -> None:
     shelf = Shelf(CLEAR)
     bound = fitted().spec.bound_for(0.9)
@@ -109,6 +133,15 @@ def test_an_answer_is_exact_if_what_was_not_judged_cannot_match() -> None:
     assert full.judged(Rule(), flat(0.7)).exact  # by the threshold, nothing changes
     judge, rule = Judge(TWO_TOWERS, THRESHOLDS, small_model()), Rule(min_probability=0.0)
     assert not judge.judge(few.query, replace(few.answer(), exact=False), rule).exact  # an approximate index
+
+
+@pytest.mark.parametrize(("unseen", "exact"), [(-np.inf, True), (0.0, True), (0.49, True), (0.51, False), (1.0, False)])
+def test_what_may_score_more_than_the_last_candidate_below_the_bound_may_match(unseen: float, exact: bool) -> None:
+    shelf = Shelf(CLEAR)
+    judge = Judge(TWO_TOWERS, THRESHOLDS, small_model())
+    chances = [match.probability or 0.0 for match in shelf.judged(Rule(min_probability=0.0)).matches]
+    rule = Rule(min_probability=(chances[2] + chances[3]) / 2)  # between the scores .8 and .5
+    assert judge.judge(shelf.query, replace(shelf.answer(), unseen=unseen), rule).exact == exact
 
 
 def test_no_candidates_no_matches() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.core.product import Embedding
@@ -40,6 +42,19 @@ def test_without_a_model_two_products_are_compared_by_the_threshold() -> None:
     assert judge.compare(*sides(0.52, 0.52, BITS)).decision == "match"  # the same photo raises the score
     assert judge.compare(*sides(0.62, None)).decision == "match"
     assert judge.compare(*sides(0.6, None)).decision == "no-match"
+
+
+@pytest.mark.parametrize("model", [True, False])
+@pytest.mark.parametrize(("titles", "decision"), [
+    (("madu 500 g", "madu 1 kg"), "review"), (("madu 500 g", "madu 0.5 kg"), "match"), (("madu 500 g", "madu"), "match"),
+])  # fmt: skip
+def test_amounts_that_contradict_each_other_are_never_a_match(model: bool, titles: tuple[str, str], decision: str) -> None:
+    judge = Judge(TWO_TOWERS, THRESHOLDS, flat(0.9) if model else None)
+    left, right = (replace(side, title=title) for side, title in zip(sides(0.9, 0.9), titles, strict=True))
+    assert judge.compare(left, right).decision == decision
+    none = Judge(TWO_TOWERS, THRESHOLDS, flat(0.0) if model else None)
+    left, right = (replace(side, title=title) for side, title in zip(sides(0.1, 0.1), titles, strict=True))
+    assert none.compare(left, right).decision == "no-match"
 
 
 @pytest.mark.parametrize("model", [True, False])

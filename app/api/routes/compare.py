@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from app.api.routes.common import PROBLEMS, decisions_of, service_of
 from app.api.schemas import VerdictOut
 from app.api.uploads import FormFields, read_upload
-from app.errors import EmptyProduct
 from app.judge import Rule, check_rule
+from app.matcher import reading_side
 
 router = APIRouter(tags=["match"], responses=PROBLEMS)
 
@@ -39,10 +39,8 @@ async def compare(
     check_rule(rule, None)
     prepared = []
     for side, image, title in (("left", left_image, left_title), ("right", right_image, right_title)):
-        data = None if image is None else await read_upload(image, service.settings.max_image_bytes)
-        try:
+        with reading_side(side):
+            data = None if image is None else await read_upload(image, service.settings.max_image_bytes)
             prepared.append(await service.decode(lambda data=data, title=title: service.matcher.read_query(data, title)))  # type: ignore[misc]
-        except EmptyProduct as error:
-            raise EmptyProduct(f"the {side} side: {error}") from error
     verdict = await service.compare((prepared[0], prepared[1]), rule)
     return VerdictOut.of(verdict, service.matcher.model, (time.perf_counter() - started) * 1000)
