@@ -38,7 +38,9 @@ def plain_lists(features: Features, labels: Rows) -> Lists:
     return Search(features, len(features), CONTEXT, lambda _: None).lists(labels)
 
 
-def union(features: Features, one: Lists, other: Lists, labels: Rows, reserved: int = RESERVED, context: int = CONTEXT) -> Lists:
+def union(
+    features: Features, one: Lists, other: Lists, labels: Rows, reserved: int = RESERVED, context: int = CONTEXT
+) -> Lists:
     lengths, parts = [], []
     for row in range(len(one)):
         first = one.others[one.starts[row] : one.starts[row + 1]][:context]
