@@ -57,8 +57,8 @@ class Checked:
     """What the check has changed.
 
     Attributes:
-        probability: `(e,)` of all pairs: `CONFIRMED`, or more, where the photos lie over each other, `REFUSED` where one is the
-            other in other colours, and what it was for the rest.
+        probability: `(e,)` of all pairs: at least `CONFIRMED` where the photos lie over each other, `REFUSED` where one is
+            the other in other colours, and what it was for the rest.
         reasons: what was found, by pair `(left, right)`; pairs that it says nothing about are left out.
     """
 

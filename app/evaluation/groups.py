@@ -44,6 +44,7 @@ class Steps:
     """What is done.
 
     Attributes:
+        expansion: candidates are sought with blended vectors, too, see `app.core.expansion`.
         vetoes: amounts in the titles that contradict each other keep two listings apart, see `app.core.quantities`.
         geometry: photos of doubtful pairs are laid over each other, where there are photos, see `app.evaluation.geometry`.
         blending: without a pair model, whether scores are blended with those of the neighbours.
@@ -53,6 +54,7 @@ class Steps:
         cap: largest size of a group.
     """
 
+    expansion: bool = True
     vetoes: bool = True
     geometry: bool = True
     blending: bool = True
@@ -124,7 +126,7 @@ def group_listings(
     how = steps or Steps()
     true = np.full(len(features), -1, np.int64) if labels is None else labels
     with progress("Judging candidates", len(features)) as tick:
-        table = candidate_pairs(features, titles, true, thresholds, tick)
+        table = candidate_pairs(features, titles, true, thresholds, tick, expansion=how.expansion)
     edges, reasons = _judged(table, features, thresholds, judge, how, photos, progress)
     bound = 0.5 if judge is None else bound
     where = _positions(table, len(features))
