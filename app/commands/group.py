@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from app.pair_model import PairModel
 
 STEPS = ("pair-model", "vetoes", "geometry", "blending", "mutual", "grouping")
+MORE = ("expansion",)
 
 
 def group(
@@ -61,6 +62,9 @@ def group(
     without: Annotated[
         list[str] | None, typer.Option(help=f"Leave a step out: {', '.join(STEPS)}. Repeat the option.")
     ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--with", help=f"Add a step that is off by default: {', '.join(MORE)}.")
+    ] = None,
     cap: Annotated[int, typer.Option(min=2, help="Largest size of a group.")] = 100,
     bound: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Mean probability that joins groups; default: the bundle's own.")
@@ -82,7 +86,7 @@ def group(
         raise InvalidInput("give either --listings or --catalog: that is what is grouped.")
     if rest_as_gallery and fold is None:
         raise typer.BadParameter("--rest-as-gallery goes with --fold.")
-    steps = _steps(set(without or ()), min2, cap)
+    steps = _steps(set(without or ()), set(more or ()), min2, cap)
     with ExitStack() as stack:  # photos of a catalog are read until groups are found
         if listings is not None:
             named = columns(id_column, title_column, image_column, group_column, phash_column)
@@ -124,15 +128,14 @@ class _Source:
     rest: bool
 
 
-def _steps(skipped: set[str], min2: bool, cap: int) -> Steps:
+def _steps(skipped: set[str], added: set[str], min2: bool, cap: int) -> Steps:
     from app.evaluation.groups import Steps
 
-    if skipped - set(STEPS):
-        raise InvalidInput(f"--without takes {', '.join(STEPS)}, not '{min(skipped - set(STEPS))}'.")
-    return Steps(
-        vetoes="vetoes" not in skipped, geometry="geometry" not in skipped, blending="blending" not in skipped, mutual="mutual" not in skipped,
-        grouping="grouping" not in skipped, at_least_two=min2, cap=cap,
-    )  # fmt: skip
+    for option, given, known in (("--without", skipped, STEPS), ("--with", added, MORE)):
+        if given - set(known):
+            raise InvalidInput(f"{option} takes {', '.join(known)}, not '{min(given - set(known))}'.")
+    done = {step.replace("-", "_"): step not in skipped for step in STEPS if step != "pair-model"}
+    return Steps(**done, expansion="expansion" in added, at_least_two=min2, cap=cap)
 
 
 def _from_table(source: _Source, bundle: Path | None, signals: str | None) -> tuple[Subjects, _Model]:

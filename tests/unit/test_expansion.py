@@ -32,7 +32,9 @@ class Around:
         random = np.random.default_rng(seed)
         self.flags = random.choice([HAS_IMAGE, HAS_TITLE, HAS_BOTH], n).astype(np.uint8)
         self.vectors = members(seed, self.flags.tolist(), [False] * n).vectors
-        near = [random.permutation([other for other in range(n) if other != row])[: random.integers(0, 4)] for row in range(n)]
+        near = [
+            random.permutation([other for other in range(n) if other != row])[: random.integers(0, 4)] for row in range(n)
+        ]
         self.starts = np.concatenate([[0], np.cumsum([len(one) for one in near])]).astype(np.int64)
         self.others = np.concatenate(near).astype(np.int64)
         self.cosines = random.uniform(0.1, 1.3, len(self.others))
