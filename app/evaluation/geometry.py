@@ -19,10 +19,11 @@ from app.core.grouping import Edges
 from app.encoders.alignment import Keypoints, align, keypoints_of
 from app.encoders.preprocess import InputLimits
 from app.errors import AppError
-from app.verifying import CHECKED, told_by
+from app.verifying import told_by
 
+CHECKED = 10  # pairs of each listing, the likeliest first: some 5 ms each, and 37 ms for each photo
 KEPT = 2000  # photos whose keypoints are remembered, 92 MB
-CONFIRMED = 0.97  # of such pairs are the same product, see docs/experiments.md
+CONFIRMED = 0.97  # the precision that `same_picture` was fitted to, see docs/experiments.md
 REFUSED = 0.0
 
 Rows = NDArray[np.int64]

@@ -44,7 +44,7 @@ class Steps:
     """What is done.
 
     Attributes:
-        expansion: candidates are sought with blended vectors, too, see `app.core.expansion`; finds more, and is worth little.
+        expansion: candidates are sought with blended vectors, too, see `app.core.expansion`; worth little.
         vetoes: amounts in the titles that contradict each other keep two listings apart, see `app.core.quantities`.
         geometry: photos of doubtful pairs are laid over each other, where there are photos, see `app.evaluation.geometry`.
         blending: without a pair model, whether scores are blended with those of the neighbours.

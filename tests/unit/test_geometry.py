@@ -16,9 +16,8 @@ from app.commands.group_output import Subjects, groups_csv
 from app.core.grouping import Edges, edges_of
 from app.encoders.preprocess import InputLimits
 from app.errors import InvalidInput
-from app.evaluation.geometry import CONFIRMED, Photos, check
+from app.evaluation.geometry import CHECKED, CONFIRMED, Photos, check
 from app.evaluation.groups import DOUBTFUL, Grouped, Steps, group_listings
-from app.verifying import CHECKED
 from tests.evidence import BOUNDS, clusters
 from tests.unit.photos import saved, scene
 from tests.unit.test_groups import THRESHOLDS, Opinions, Says, all_near, both_ways, matches
