@@ -21,6 +21,7 @@ from app.core.product import Floats
 from app.evaluation.evidence import Table, candidate_pairs
 from app.evaluation.features import Features
 from app.evaluation.geometry import Photos, Progress, check, silent
+from app.verifying import SURE
 
 Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -28,8 +29,7 @@ Flags = NDArray[np.bool_]
 
 OVERRULES = 0.7  # a probability that amounts in the titles do not veto: labels and titles err, too
 COSINE_RULE = "blended_2"  # what stands for the probability without a pair model
-DOUBTFUL = (0.03, 0.98)  # probabilities whose pairs are checked by their photos
-DOUBTFUL_OVER = (-0.15, 0.1)  # the same for scores over the threshold, without a pair model
+DOUBTFUL_OVER = (-0.15, 0.1)  # without a pair model, scores over the threshold whose pairs are checked by their photos
 
 
 class Judge(Protocol):
@@ -162,7 +162,7 @@ def _judged(
     edges = edges_of(table.rows, table.others, np.where(vetoed, 0.0, opinion))
     if photos is None or not steps.geometry:
         return edges, {}
-    closeness, (low, high) = edges.probability, DOUBTFUL
+    closeness, (low, high) = edges.probability, SURE
     if judge is None:
         over = table.evidence[:, FEATURES.index("over")].astype(np.float64)
         closeness, (low, high) = edges_of(table.rows, table.others, over).probability, DOUBTFUL_OVER

@@ -17,7 +17,8 @@ from app.core.grouping import Edges, edges_of
 from app.encoders.preprocess import InputLimits
 from app.errors import InvalidInput
 from app.evaluation.geometry import CHECKED, CONFIRMED, Photos, check
-from app.evaluation.groups import DOUBTFUL, Grouped, Steps, group_listings
+from app.evaluation.groups import Grouped, Steps, group_listings
+from app.verifying import SURE
 from tests.evidence import BOUNDS, clusters
 from tests.unit.photos import saved, scene
 from tests.unit.test_groups import THRESHOLDS, Opinions, Says, all_near, both_ways, matches
@@ -147,11 +148,11 @@ def test_groups_follow_the_photos() -> None:
     assert without.read == []
 
 
-@pytest.mark.parametrize(("probability", "looked"), [(0.0, False), (0.02, False), (0.03, True), (0.98, True), (0.99, False)])
+@pytest.mark.parametrize(("probability", "looked"), [(0.0, False), (0.01, False), (0.02, True), (0.98, True), (0.99, False)])
 def test_only_doubtful_pairs_are_checked(probability: float, looked: bool) -> None:
     album = Album("blue", "blue")
     grouped(album, {(0, 1): probability})
-    assert bool(album.read) == looked == (DOUBTFUL[0] <= probability <= DOUBTFUL[1])
+    assert bool(album.read) == looked == (SURE[0] <= probability <= SURE[1])
 
 
 def test_photos_do_not_speak_for_amounts_that_contradict_each_other() -> None:
