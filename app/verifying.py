@@ -68,15 +68,19 @@ def _is_doubtful(match: Match) -> bool:
     return match.probability is None or SURE[0] <= match.probability <= SURE[1]
 
 
-def _told(match: Match, found: Alignment) -> Match:
-    decision: Decision | None = None
+def told_by(found: Alignment) -> tuple[Reason, Decision] | None:
+    """Returns what a check says about a pair, and what it makes of it; None if it says nothing."""
     if found.recoloured:
-        reason = Reason("recoloured", "the same picture in other colours: a sibling")
-        decision = "no-match"
-    elif found.same_picture:
-        reason = Reason("photos_align", f"the photos lie over each other ({found.inliers} points)")
-        decision = "match"
-    else:
+        return Reason("recoloured", "the same picture in other colours: a sibling"), "no-match"
+    if found.same_picture:
+        return Reason("photos_align", f"the photos lie over each other ({found.inliers} points)"), "match"
+    return None
+
+
+def _told(match: Match, found: Alignment) -> Match:
+    told = told_by(found)
+    if told is None:
         return match
+    reason, decision = told
     kept = match.decision if match.decision is None else decision
     return replace(match, decision=kept, reasons=(reason, *match.reasons))

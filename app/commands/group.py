@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from app.labelled.listings import Item
     from app.pair_model import PairModel
 
-STEPS = ("pair-model", "vetoes", "blending", "mutual", "grouping")
+STEPS = ("pair-model", "vetoes", "geometry", "blending", "mutual", "grouping")
+MORE = ("expansion",)
 
 
 def group(
@@ -60,6 +62,9 @@ def group(
     without: Annotated[
         list[str] | None, typer.Option(help=f"Leave a step out: {', '.join(STEPS)}. Repeat the option.")
     ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--with", help=f"Add a step that is off by default: {', '.join(MORE)}.")
+    ] = None,
     cap: Annotated[int, typer.Option(min=2, help="Largest size of a group.")] = 100,
     bound: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Mean probability that joins groups; default: the bundle's own.")
@@ -81,18 +86,21 @@ def group(
         raise InvalidInput("give either --listings or --catalog: that is what is grouped.")
     if rest_as_gallery and fold is None:
         raise typer.BadParameter("--rest-as-gallery goes with --fold.")
-    steps = _steps(set(without or ()), min2, cap)
-    if listings is not None:
-        named = columns(id_column, title_column, image_column, group_column, phash_column)
-        who, model = _from_table(_Source(listings, named, images, strict, fold, rest_as_gallery), bundle, signals)
-    else:
-        who, model = _from_catalog(catalog or "", bundle)
-    if model.pairs is None and "pair-model" not in (without or ()):
-        console.print("[yellow]The bundle has no pair model: scores alone decide. 'python -m app calibrate' makes one.[/]")
-    judge = None if "pair-model" in (without or ()) else model.pairs
-    joined = bound or (0.5 if model.pairs is None else model.pairs.spec.group)
-    with progress("Judging candidates", len(who.ids)) as tick:
-        found = group_listings(who.features, who.titles, model.thresholds, judge, joined, steps, who.labels, tick)
+    steps = _steps(set(without or ()), set(more or ()), min2, cap)
+    with ExitStack() as stack:  # photos of a catalog are read until groups are found
+        if listings is not None:
+            named = columns(id_column, title_column, image_column, group_column, phash_column)
+            who, model = _from_table(_Source(listings, named, images, strict, fold, rest_as_gallery), bundle, signals)
+        else:
+            who, model = _from_catalog(catalog or "", bundle, stack)
+        if model.pairs is None and "pair-model" not in (without or ()):
+            console.print(
+                "[yellow]The bundle has no pair model: scores alone decide. 'python -m app calibrate' makes one.[/]"
+            )
+        judge = None if "pair-model" in (without or ()) else model.pairs
+        joined = bound or (0.5 if model.pairs is None else model.pairs.spec.group)
+        known = (who.features, who.titles, model.thresholds)
+        found = group_listings(*known, judge, joined, steps, who.labels, who.photos, progress)
     bounds = model.thresholds.all_at(len(who.ids))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, (matches_csv(found, who) if form == "matches" else groups_csv(found, who, bounds)).encode())
@@ -120,15 +128,14 @@ class _Source:
     rest: bool
 
 
-def _steps(skipped: set[str], min2: bool, cap: int) -> Steps:
+def _steps(skipped: set[str], added: set[str], min2: bool, cap: int) -> Steps:
     from app.evaluation.groups import Steps
 
-    if skipped - set(STEPS):
-        raise InvalidInput(f"--without takes {', '.join(STEPS)}, not '{min(skipped - set(STEPS))}'.")
-    return Steps(
-        vetoes="vetoes" not in skipped, blending="blending" not in skipped, mutual="mutual" not in skipped,
-        grouping="grouping" not in skipped, at_least_two=min2, cap=cap,
-    )  # fmt: skip
+    for option, given, known in (("--without", skipped, STEPS), ("--with", added, MORE)):
+        if given - set(known):
+            raise InvalidInput(f"{option} takes {', '.join(known)}, not '{min(given - set(known))}'.")
+    done = {step.replace("-", "_"): step not in skipped for step in STEPS if step != "pair-model"}
+    return Steps(**done, expansion="expansion" in added, at_least_two=min2, cap=cap)
 
 
 def _from_table(source: _Source, bundle: Path | None, signals: str | None) -> tuple[Subjects, _Model]:
@@ -137,7 +144,9 @@ def _from_table(source: _Source, bundle: Path | None, signals: str | None) -> tu
 
     from app.commands.group_output import Subjects
     from app.commands.model import choose_model
-    from app.evaluation.features import embed_items
+    from app.core.fusion import HAS_IMAGE
+    from app.evaluation.features import LIMITS, embed_items
+    from app.evaluation.geometry import Photos
     from app.evaluation.subjects import subjects_of
 
     items, asking = _read(source)
@@ -151,7 +160,14 @@ def _from_table(source: _Source, bundle: Path | None, signals: str | None) -> tu
     titles = [item.title if "title" in model.signals else None for item in known]
     asked = np.array([item.id in asking for item in known], np.bool_)
     ids = [item.id for item in known]
-    return Subjects(ids, titles, features, subjects_of(items, [], kept).labels, asked), _Model(model.thresholds, model.pairs)
+    there = np.array([item.photo is not None for item in known], np.bool_)
+    photos = Photos(there & (features.flags & HAS_IMAGE > 0), lambda row: _bytes_of(known[row]), LIMITS)
+    labels = subjects_of(items, [], kept).labels
+    return Subjects(ids, titles, features, labels, asked, photos), _Model(model.thresholds, model.pairs)
+
+
+def _bytes_of(item: Item) -> bytes:
+    return b"" if item.photo is None else item.photo.read()
 
 
 def _read(source: _Source) -> tuple[Sequence[Item], set[str]]:
@@ -177,16 +193,17 @@ def _read(source: _Source) -> tuple[Sequence[Item], set[str]]:
     return sorted([*asking, *others], key=lambda item: item.id), {item.id for item in asking}
 
 
-def _from_catalog(name: str, bundle: Path | None) -> tuple[Subjects, _Model]:
-    """Takes the stored vectors of a catalog."""
-    from contextlib import closing
-
+def _from_catalog(name: str, bundle: Path | None, stack: ExitStack) -> tuple[Subjects, _Model]:
+    """Takes the stored vectors of a catalog, which stays open until the stack is closed."""
     import numpy as np
 
     from app.bootstrap import build_pair_model
     from app.catalog.data_folder import DataFolder
     from app.catalog.local import LocalCatalog
     from app.commands.group_output import Subjects
+    from app.core.fusion import HAS_IMAGE
+    from app.evaluation.features import LIMITS
+    from app.evaluation.geometry import Photos
     from app.evaluation.stored import stored_listings
     from app.model_store import load_bundle
 
@@ -199,11 +216,14 @@ def _from_catalog(name: str, bundle: Path | None) -> tuple[Subjects, _Model]:
     except BaseException:
         data.close()
         raise
-    with closing(store), progress(f"Reading catalog {name}", store.size(name)) as tick:
+    stack.enter_context(closing(store))
+    with progress(f"Reading catalog {name}", store.size(name)) as tick:
         found = stored_listings(store, name, fusion, tick)
     if found.skipped:
         console.print(f"[yellow]{len(found.skipped):,} products could not be embedded, the first is {found.skipped[0]}.[/]")
     n = len(found.products)
     ids, titles = [product.id for product in found.products], [product.title for product in found.products]
-    who = Subjects(ids, titles, found.features, np.full(n, -1, np.int64), np.ones(n, np.bool_))
+    there = np.array([bool(product.photos) for product in found.products], np.bool_)
+    photos = Photos(there & (found.features.flags & HAS_IMAGE > 0), lambda row: store.photo(name, ids[row], 0)[0], LIMITS)
+    who = Subjects(ids, titles, found.features, np.full(n, -1, np.int64), np.ones(n, np.bool_), photos)
     return who, _Model(loaded.manifest.decision(), build_pair_model(loaded))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from app.core.pairs import FEATURES
 from app.core.ranking import f1_of_matches
 from app.core.reasons import reasons_for
 from app.evaluation.features import Features
+from app.evaluation.geometry import Photos
 from app.evaluation.groups import Grouped
 
 
@@ -30,6 +32,7 @@ class Subjects:
         features: vectors and hashes.
         labels: `(n,)` int64 true groups, -1 for none.
         asked: `(n,)` bool: whom the answer is about; the others only fill up the gallery.
+        photos: of those that have one.
     """
 
     ids: Sequence[str]
@@ -37,6 +40,7 @@ class Subjects:
     features: Features
     labels: NDArray[np.int64]
     asked: NDArray[np.bool_]
+    photos: Photos
 
 
 def matches_csv(found: Grouped, who: Subjects) -> str:
@@ -53,7 +57,8 @@ def matches_csv(found: Grouped, who: Subjects) -> str:
 def groups_csv(found: Grouped, who: Subjects, bounds: Mapping[str, float]) -> str:
     """Returns one row per listing that asks: its group by the id of the first in it, and why it belongs there.
 
-    `probability` is the mean over all others of the group; `reasons` are those of the pair with the likeliest of them.
+    `probability` is the mean over all others of the group; `reasons` are those of the pair with the likeliest of them, and
+    last whom photos in other colours have kept out.
     """
     n = len(who.ids)
     sizes = np.bincount(found.labels, minlength=n)
@@ -63,23 +68,36 @@ def groups_csv(found: Grouped, who: Subjects, bounds: Mapping[str, float]) -> st
     best: dict[int, int] = {}
     for pair in inside[np.argsort(-found.probability[inside], kind="stable")].tolist():
         best.setdefault(int(table.rows[pair]), pair)
+    siblings = _siblings(found, who)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "group", "size", "probability", "nearest", "reasons"])
     for row in np.flatnonzero(who.asked).tolist():
         size = int(sizes[found.labels[row]])
         sure = "" if size == 1 else f"{sums[row] / (size - 1):.4f}"
-        nearest, why = ("", "") if row not in best else _why(found, who, best[row], bounds)
-        writer.writerow([who.ids[row], who.ids[found.labels[row]], size, sure, nearest, why])
+        nearest, why = ("", []) if row not in best else _why(found, who, best[row], bounds)
+        why += siblings.get(row, [])[:1]
+        writer.writerow([who.ids[row], who.ids[found.labels[row]], size, sure, nearest, "; ".join(why)])
     return text.getvalue()
 
 
-def _why(found: Grouped, who: Subjects, pair: int, bounds: Mapping[str, float]) -> tuple[str, str]:
+def _siblings(found: Grouped, who: Subjects) -> dict[int, list[str]]:
+    """Returns for each listing whom photos have kept out of its group, and why."""
+    kept_out: dict[int, list[str]] = defaultdict(list)
+    for (left, right), reason in sorted(found.checks.items()):
+        if reason.code == "recoloured" and found.labels[left] != found.labels[right]:
+            for row, other in ((left, right), (right, left)):
+                kept_out[row].append(f"not {who.ids[other]}: {reason.text}")
+    return kept_out
+
+
+def _why(found: Grouped, who: Subjects, pair: int, bounds: Mapping[str, float]) -> tuple[str, list[str]]:
     left, right = int(found.table.rows[pair]), int(found.table.others[pair])
     values = dict(zip(FEATURES, found.table.evidence[pair].tolist(), strict=True))
     photos = sum(bool(who.features.hashed[n]) for n in (left, right))
     reasons = reasons_for(who.titles[left], who.titles[right], photos, values, bounds)
-    return who.ids[right], "; ".join(reason.text for reason in reasons)
+    seen = found.checks.get((min(left, right), max(left, right)))
+    return who.ids[right], [reason.text for reason in (*([] if seen is None else [seen]), *reasons)]
 
 
 def show_groups(found: Grouped, who: Subjects, *, grouped: bool) -> None:

@@ -13,6 +13,7 @@ from app.core.neighbourhood import Ground, Members
 from app.core.pairs import CONTEXT, FEATURES, evidence
 from app.core.product import Floats
 from app.core.ranking import Lists
+from app.evaluation.candidates import with_expansion
 from app.evaluation.features import Features
 from app.evaluation.neighbours import Search
 
@@ -43,6 +44,8 @@ def candidate_pairs(
     labels: Rows,
     thresholds: Thresholds,
     tick: Callable[[int], None] = lambda _: None,
+    *,
+    expansion: bool = False,
 ) -> Table:
     """Finds the candidates of every listing among the others, and collects the evidence about them.
 
@@ -52,9 +55,13 @@ def candidate_pairs(
         labels: `(n,)` int64 groups, -1 for none.
         thresholds: of the bundle.
         tick: called with the number of listings just done.
+        expansion: also look for candidates with vectors that are blended with their neighbours, see `app.core.expansion`.
     """
     lists = Search(features, len(features), CONTEXT, lambda _: None).lists(labels)
-    return collect(features, titles, lists, thresholds.all_at(len(features)), tick)
+    bounds = thresholds.all_at(len(features))
+    if expansion:
+        lists = with_expansion(features, lists, labels, bounds)
+    return collect(features, titles, lists, bounds, tick)
 
 
 def judged_alone(

@@ -15,7 +15,7 @@ from tests.integration.labelled import GROUPS, Titles, rows_of
 from tests.toys import EACH
 from tests.training import run
 
-STEPS = ("pair-model", "vetoes", "blending", "mutual", "grouping")
+STEPS = ("pair-model", "vetoes", "geometry", "blending", "mutual", "grouping")
 IDS = {str(n) for n in range(GROUPS * EACH)}
 
 
@@ -109,6 +109,15 @@ def test_all_steps_can_be_left_out(titles: Titles, tmp_path: Path) -> None:
     steps = [one for step in STEPS for one in ("--without", step)]
     group(titles, tmp_path / "out.csv", *steps)
     assert set(matches_of(tmp_path / "out.csv")) == IDS
+
+
+def test_expansion_can_be_added(titles: Titles, tmp_path: Path) -> None:
+    said = group(titles, tmp_path / "out.csv", "--with", "expansion")
+    found = matches_of(tmp_path / "out.csv")
+    assert set(found) == IDS
+    assert f1_in(said) > 0.8
+    given = ("--listings", titles.table, "--bundle", titles.pairs, "--out", tmp_path / "x.csv")
+    assert "--with takes expansion, not 'mutual'" in str(refused(*given, "--with", "mutual"))
 
 
 def test_the_pair_model_is_worth_something(titles: Titles, tmp_path: Path) -> None:
