@@ -73,7 +73,8 @@ class EngineCache:
         """Writes an entry whole or not at all, in place of older ones of the tower; None where no folder can be written.
 
         Args:
-            tower, engine: see `find`.
+            tower: see `find`.
+            engine: see `find`.
             wanted: `(n, dim)`, what the tower makes of the probes.
             fill: writes the engine's files into a folder.
         """

@@ -7,6 +7,7 @@ weights as plain numbers), which holds no code.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -30,7 +31,7 @@ import openvino  # noqa: E402
 _MODEL = "model.xml"  # its weights are model.bin
 
 
-class CannotConvert(Exception):  # noqa: N818
+class CannotConvert(Exception):
     """OpenVINO cannot run this tower, or runs it with another result."""
 
 
@@ -90,6 +91,9 @@ def convert(module: torch.nn.Module, example: Sequence[torch.Tensor], shapes: Se
         CannotConvert: the module does something that cannot be traced, or that OpenVINO does not know.
     """
     inputs = [openvino.PartialShape(list(shape)) for shape in shapes]
+    chatty = logging.getLogger("transformers")  # a trace reads every property, also those it advises against
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")  # of values that a trace fixes; the result is compared afterwards
@@ -97,6 +101,7 @@ def convert(module: torch.nn.Module, example: Sequence[torch.Tensor], shapes: Se
     except Exception as error:  # a tracer, and a converter, raise whatever they come upon
         raise CannotConvert(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
+        chatty.setLevel(level)
         gc.collect()  # a trace is a circle of references that holds all weights
 
 

@@ -61,7 +61,8 @@ def choose(device: DeviceName, engine: EngineName = "torch", precision: Precisio
         device: `auto` (a GPU if there is one), `cuda` or `cpu`.
         engine: `auto` is OpenVINO where it is installed and the device is a CPU, else PyTorch. `openvino` makes
             `auto` of the device mean the CPU.
-        precision, threads: see `Runtime`; `threads` above 0 counts for PyTorch, too.
+        precision: see `Runtime`.
+        threads: see `Runtime`; above 0 it counts for PyTorch, too.
 
     Raises:
         NotReady: what was asked for is not there, or does not go together.

@@ -98,7 +98,8 @@ def by_length(ids: Tensor, mask: Tensor, together: int, read: Callable[[Tensor, 
     """Reads titles in parts of similar length, each cut to its longest title.
 
     Args:
-        ids, mask: `(n, tokens)`, padded at the end.
+        ids: `(n, tokens)`, padded at the end.
+        mask: `(n, tokens)`, 1 where there is a token.
         together: the largest number of titles in a part.
         read: ids and mask of a part -> one row per title.
 
