@@ -12,7 +12,8 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,28 @@ def convert(module: torch.nn.Module, example: Sequence[torch.Tensor], shapes: Se
         CannotConvert: the module does something that cannot be traced, or that OpenVINO does not know.
     """
     inputs = [openvino.PartialShape(list(shape)) for shape in shapes]
-    chatty = logging.getLogger("transformers")  # a trace reads every property, also those it advises against
-    level = chatty.level
-    chatty.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        with _own_logging(), warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")  # of values that a trace fixes; the result is compared afterwards
             return openvino.convert_model(module, example_input=tuple(example), input=inputs)
     except Exception as error:  # a tracer, and a converter, raise whatever they come upon
         raise CannotConvert(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
-        chatty.setLevel(level)
         gc.collect()  # a trace is a circle of references that holds all weights
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Leaves logging as it was: the converter makes itself at home at its root, for good."""
+    root, chatty = logging.getLogger(), logging.getLogger("transformers")
+    before = root.level, list(root.filters), list(root.handlers), chatty.level
+    chatty.setLevel(logging.ERROR)  # a trace reads every property, also those it advises against
+    try:
+        yield
+    finally:
+        root.setLevel(before[0])
+        root.filters[:], root.handlers[:] = before[1], before[2]
+        chatty.setLevel(before[3])
 
 
 def save(model: Any, folder: Path) -> None:

@@ -269,6 +269,13 @@ def test_a_tower_whose_trace_gives_other_vectors_runs_in_torch(made: Shelf, capl
     assert engines._open(fine, made.open("openvino").runtime, None) is not None
 
 
+def test_converting_leaves_logging_as_it_was() -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers), logging.getLogger("transformers").level
+    engine.convert(_Branching().eval(), [torch.rand(2, 4)], [(-1, 4)])
+    assert before == (root.level, root.filters, root.handlers, logging.getLogger("transformers").level)
+
+
 @pytest.mark.parametrize("spoiled", [[[0.0] * 4] * 3, [[float("nan")] * 4] * 3, [[1.0] * 4] * 2])
 def test_vectors_agree_only_with_vectors(spoiled: list[list[float]]) -> None:
     rows = np.ones((3, 4), np.float32)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.encoders.engine_cache import Entry, EngineCache, places
+from app.encoders.engine_cache import EngineCache, Entry, places
 
 WANTED = np.eye(3, dtype=np.float32)
 ENGINE = "engine 1.0 fp32"

@@ -63,9 +63,11 @@ def test_threads_count_for_torch_too() -> None:
 
 
 def test_the_engine_can_be_named_with_and_without_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SAMESKU_ENGINE", raising=False)
+    for name in ("ENGINE", "SAMESKU_ENGINE"):
+        monkeypatch.delenv(name, raising=False)
     assert Settings().engine == "auto"
-    monkeypatch.setenv("ENGINE", "torch")
-    assert Settings().engine == "torch"
-    monkeypatch.setenv("SAMESKU_ENGINE", "openvino")
-    assert Settings().engine == "openvino"
+    for name in ("ENGINE", "SAMESKU_ENGINE"):
+        monkeypatch.setenv(name, "torch")
+        assert Settings().engine == "torch"
+        assert Settings(engine="openvino").engine == "openvino"
+        monkeypatch.delenv(name)
