@@ -21,6 +21,7 @@ from statistics import median
 from typing import Annotated
 
 import torch
+import transformers
 import typer
 from transformers import AutoModel
 
@@ -156,7 +157,9 @@ def against(folder: Path, bundle: Bundle, quick: MultimodalEncoder, titles: Sequ
         raise SystemExit("the bundle has no title tower")
     plain = spec.model_copy(update={"ngrams": None})
     tokens = TitleTokens(plain, folder / "tokenizer.json")
-    backbone = AutoModel.from_pretrained(folder).eval()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    backbone = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
     def read(n: int) -> None:
         for at in range(0, 16, n):
