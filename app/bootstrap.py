@@ -20,7 +20,7 @@ def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
     limits = InputLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px, settings.max_title_chars
     )
-    chosen = runtime.choose(settings.device, settings.engine, settings.engine_precision, settings.engine_threads)
+    chosen = runtime.choose(settings.device, settings.engine, settings.engine_threads)
     cache = EngineCache(places(bundle.folder, settings.data_dir, settings.engine_cache), bundle.fingerprint)
     return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, chosen, limits, cache)
 

@@ -20,7 +20,6 @@ class Settings(BaseSettings):
         data_dir: where products, photos and snapshots are kept.
         device: `auto` takes a GPU if there is one.
         engine: what runs the towers on a CPU; `auto` takes OpenVINO if it is installed.
-        engine_precision: of OpenVINO; `bf16` counts only where the CPU computes in it.
         engine_threads: of the towers on a CPU; 0 takes what `OMP_NUM_THREADS` says, else all cores.
         engine_cache: where towers converted for OpenVINO are kept; by default next to the bundle, or in the data folder
             where that cannot be written.
@@ -49,7 +48,6 @@ class Settings(BaseSettings):
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto", validation_alias=AliasChoices("engine", "SAMESKU_ENGINE", "ENGINE")
     )
-    engine_precision: Literal["fp32", "bf16"] = "fp32"
     engine_threads: Annotated[int, Field(ge=0, le=256)] = 0
     engine_cache: Path | None = None
     host: str = "127.0.0.1"

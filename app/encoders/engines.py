@@ -175,10 +175,10 @@ def _open(source: _Source, runtime: Runtime, cache: EngineCache | None) -> Compi
     """Returns a converted tower, or None where PyTorch must do: the log says why."""
     from app.encoders import openvino_engine as engine  # not everybody has it
 
-    how = f"openvino {engine.version()} {runtime.precision}"
+    how = f"openvino {engine.version()} fp32"
 
     def compiled(model: Any, wanted: Floats) -> Compiled:
-        found = engine.Compiled(model, runtime.precision, _threads(runtime))
+        found = engine.Compiled(model, _threads(runtime))
         if not engine.agrees(found, source.probes, wanted, LEAST_COSINE):
             raise engine.CannotConvert(f"the vectors are not those of PyTorch (cosine below {LEAST_COSINE})")
         return found

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 
 from app.core.product import Floats
-from app.encoders.runtime import Precision
 
 # OpenVINO reports its use to its maker unless this package is missing; a service that is fed product data calls nobody
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -42,26 +41,23 @@ class Compiled:
     One stream: a call has all threads, and concurrent calls wait for each other, as they come in batches anyway.
     """
 
-    def __init__(self, model: Any, precision: Precision, threads: int) -> None:
+    def __init__(self, model: Any, threads: int) -> None:
         """Compiles.
 
         Args:
             model: what `convert` or `read` returned.
-            precision: bfloat16 is used only where the CPU has it.
             threads: of one call.
         """
-        core = openvino.Core()
-        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         how = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
-            # left to itself it takes bfloat16 wherever the CPU has it
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" and native else "f32",
+            # left to itself it takes bfloat16 where the CPU has it, and scores change by a hundredth
+            "INFERENCE_PRECISION_HINT": "f32",
             # a pinned thread waits for its core while another is free: there are other programs, and other workers
             "ENABLE_CPU_PINNING": False,
         }
-        self._compiled = core.compile_model(model, "CPU", how)
+        self._compiled = openvino.Core().compile_model(model, "CPU", how)
         self._idle: deque[Any] = deque()
 
     def __call__(self, *inputs: NDArray[Any]) -> Floats:

@@ -14,7 +14,6 @@ from app.errors import NotReady
 
 DeviceName = Literal["auto", "cuda", "cpu"]
 EngineName = Literal["auto", "torch", "openvino"]
-Precision = Literal["fp32", "bf16"]
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +25,11 @@ class Runtime:
     Attributes:
         device: where the towers run.
         engine: what runs them; OpenVINO on a CPU only.
-        precision: of OpenVINO's arithmetic; bfloat16 only on a CPU that computes in it.
         threads: how many OpenVINO may use; 0 as many as PyTorch, which asks `OMP_NUM_THREADS` and counts cores.
     """
 
     device: torch.device
     engine: Literal["torch", "openvino"] = "torch"
-    precision: Precision = "fp32"
     threads: int = 0
 
     @property
@@ -40,7 +37,7 @@ class Runtime:
         """`cuda bf16`, `cpu fp32` or `cpu fp32 openvino`, for people."""
         if self.device.type == "cuda":
             return "cuda bf16"
-        return "cpu fp32" if self.engine == "torch" else f"cpu {self.precision} openvino"
+        return "cpu fp32" if self.engine == "torch" else "cpu fp32 openvino"
 
     def autocast(self) -> AbstractContextManager[object]:
         """The arithmetic of a forward pass."""
@@ -54,14 +51,13 @@ class Runtime:
         return placed.to(memory_format=torch.channels_last) if self.device.type == "cuda" else placed
 
 
-def choose(device: DeviceName, engine: EngineName = "torch", precision: Precision = "fp32", threads: int = 0) -> Runtime:
+def choose(device: DeviceName, engine: EngineName = "torch", threads: int = 0) -> Runtime:
     """Returns the runtime for a device and an engine.
 
     Args:
         device: `auto` (a GPU if there is one), `cuda` or `cpu`.
         engine: `auto` is OpenVINO where it is installed and the device is a CPU, else PyTorch. `openvino` makes
             `auto` of the device mean the CPU.
-        precision: see `Runtime`.
         threads: see `Runtime`; above 0 it counts for PyTorch, too.
 
     Raises:
@@ -80,7 +76,7 @@ def choose(device: DeviceName, engine: EngineName = "torch", precision: Precisio
     if engine == "torch":
         return Runtime(cpu)
     if importlib.util.find_spec("openvino") is not None:
-        return Runtime(cpu, "openvino", precision, threads)
+        return Runtime(cpu, "openvino", threads)
     if engine == "openvino":
         raise NotReady("ENGINE=openvino, but OpenVINO is not installed: install the extra 'cpu', or set ENGINE=auto.")
     log.info("towers run in PyTorch, several times slower than in OpenVINO, which is not installed (extra 'cpu')")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -46,20 +47,26 @@ def test_a_gpu_runs_torch() -> None:
         choose("cuda", "openvino")
 
 
-def test_openvino_runs_on_the_cpu() -> None:
-    pytest.importorskip("app.encoders.openvino_engine")
-    found = choose("cpu", "auto", "bf16", 0)
-    assert (found.device.type, found.engine, found.precision, found.name) == ("cpu", "openvino", "bf16", "cpu bf16 openvino")
-    assert choose("auto", "openvino").device.type == "cpu"
-
-
-def test_threads_count_for_torch_too() -> None:
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Restores PyTorch's threads."""
     before = torch.get_num_threads()
-    try:
-        assert choose("cpu", "torch", threads=1).threads == 0
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_openvino_runs_on_the_cpu() -> None:
+    pytest.importorskip("app.encoders.openvino_engine", exc_type=ImportError)
+    assert choose("cpu", "auto", threads=1) == Runtime(torch.device("cpu"), "openvino", 1)
+    assert choose("auto", "openvino").device.type == "cpu"
+    assert choose("cpu", "auto").name == "cpu fp32 openvino"
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_count_for_torch_too() -> None:
+    assert choose("cpu", "torch", threads=1) == Runtime(torch.device("cpu"))
+    assert torch.get_num_threads() == 1
 
 
 def test_the_engine_can_be_named_with_and_without_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
