@@ -67,7 +67,7 @@ def main(
 
 def start(bundle: Bundle, engine: str, cache: str) -> tuple[MultimodalEncoder, float, float]:
     """Loads the towers; returns them, the processor time in seconds, and the private memory that they added in MB."""
-    settings = Settings(device="cpu", engine=engine, engine_cache=Path(cache), engine_threads=1)  # type: ignore[arg-type]
+    settings = Settings(device="cpu", engine=engine, engine_cache=Path(cache), engine_threads=1)
     before, begun = private_mb(), time.process_time()
     encoder = build_encoder(settings, bundle)
     return encoder, time.process_time() - begun, private_mb() - before

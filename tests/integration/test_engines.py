@@ -19,6 +19,7 @@ from app.bootstrap import build_encoder
 from app.bundling import Recipe, create
 from app.core.product import Floats, Pixels
 from app.encoders import engines
+from app.encoders.engine_cache import EngineCache
 from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.pretrained import ImageOptions, TitleOptions
 from app.ensembling import combine
@@ -43,7 +44,7 @@ class Shelf:
     cache: Path
 
     def open(self, name: str, bundle: Path | None = None) -> MultimodalEncoder:
-        settings = Settings(device="cpu", engine=name, engine_cache=self.cache, engine_threads=1)  # type: ignore[arg-type]
+        settings = Settings(device="cpu", engine=name, engine_cache=self.cache, engine_threads=1)
         return build_encoder(settings, load_bundle(bundle or self.bundle))
 
     @property
@@ -80,7 +81,7 @@ def both(encoder: MultimodalEncoder) -> tuple[Floats, Floats]:
 
 
 def converted(encoder: MultimodalEncoder) -> list[bool]:
-    towers = [one.tower for one in (*encoder._images, *encoder._titles)]
+    towers = [*(one.tower for one in encoder._images), *(one.tower for one in encoder._titles)]
     return [not isinstance(tower, nn.Module) for tower in towers]
 
 
@@ -140,8 +141,7 @@ def test_a_vector_does_not_depend_on_its_company_or_on_threads(made: Shelf) -> N
 def test_the_shipped_bundle_gives_the_same_answers(tmp_path: Path) -> None:
     bundle = load_bundle(ROOT / "model_store" / "default")
     quick, plain = (
-        build_encoder(Settings(device="cpu", engine=name, engine_cache=tmp_path), bundle)  # type: ignore[arg-type]
-        for name in ("openvino", "torch")
+        build_encoder(Settings(device="cpu", engine=name, engine_cache=tmp_path), bundle) for name in ("openvino", "torch")
     )
     assert converted(quick) == [True, True]
     photos = [plain.read_photo(file.read_bytes())[1] for file in sorted((ROOT / "samples" / "catalog").iterdir())]
@@ -188,7 +188,7 @@ def test_a_damaged_entry_is_made_again(shelf: Shelf) -> None:
 
 def test_an_entry_that_gives_other_vectors_is_made_again(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     bundle = load_bundle(shelf.bundle)
-    cache = engines.EngineCache((shelf.entries[0].parent,), bundle.fingerprint)
+    cache = EngineCache((shelf.entries[0].parent,), bundle.fingerprint)
     how = f"openvino {engine.version()} fp32"
     entry = cache.find("image", how)
     assert entry is not None
@@ -234,7 +234,8 @@ def test_towers_that_cannot_be_converted_run_in_torch(made: Shelf, tmp_path: Pat
 
 class _Unknown(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(rows @ rows.T)[:, None] * rows
+        values: Tensor = torch.linalg.eigvalsh(rows @ rows.T)
+        return values[:, None] * rows
 
 
 class _Raising(nn.Module):
