@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.encoders import runtime
+from app.encoders.engine_cache import EngineCache, places
 from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.preprocess import InputLimits
 from app.judge import Judge
@@ -19,7 +20,9 @@ def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
     limits = InputLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px, settings.max_title_chars
     )
-    return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, runtime.choose(settings.device), limits)
+    chosen = runtime.choose(settings.device, settings.engine, settings.engine_threads)
+    cache = EngineCache(places(bundle.folder, settings.data_dir, settings.engine_cache), bundle.fingerprint)
+    return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, chosen, limits, cache)
 
 
 def build_pair_model(bundle: Bundle) -> PairModel | None:

@@ -13,12 +13,16 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class Settings(BaseSettings):
-    """Read from `SAMESKU_<NAME>`; `DEVICE` works without the prefix too.
+    """Read from `SAMESKU_<NAME>`; `DEVICE` and `ENGINE` work without the prefix too.
 
     Attributes:
         bundle: folder of the model to serve.
         data_dir: where products, photos and snapshots are kept.
         device: `auto` takes a GPU if there is one.
+        engine: what runs the towers on a CPU; `auto` takes OpenVINO if it is installed.
+        engine_threads: of the towers on a CPU; 0 takes what `OMP_NUM_THREADS` says, else all cores.
+        engine_cache: where towers converted for OpenVINO are kept; by default next to the bundle, or in the data folder
+            where that cannot be written.
         host, port: where to listen.
         log_level, log_format: `json` for machines, `console` for people.
         max_image_bytes, max_image_pixels: of one photo.
@@ -41,6 +45,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", validation_alias=AliasChoices("device", "SAMESKU_DEVICE", "DEVICE")
     )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", validation_alias=AliasChoices("engine", "SAMESKU_ENGINE", "ENGINE")
+    )
+    engine_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    engine_cache: Path | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"

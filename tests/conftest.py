@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from tests.judged import fit_small_pair_model
 
 ROOT = Path(__file__).parent.parent
 THRESHOLDS = Thresholds({"fused": [(1, 0.9)], "image": [(1, 0.95)], "title": [(1, 0.8)]})
+
+# converting costs seconds for every small bundle of the tests; those that are about engines name theirs
+os.environ.setdefault("SAMESKU_ENGINE", "torch")
 
 # time is not asserted anywhere: this machine may be busy
 hypothesis_settings.register_profile(

@@ -41,6 +41,10 @@ def test_one_file_imports_faiss() -> None:
     assert importers("faiss") == {"app/catalog/faiss_index.py"}
 
 
+def test_one_file_imports_openvino() -> None:
+    assert importers("openvino") == {"app/encoders/openvino_engine.py"}
+
+
 @pytest.mark.parametrize("package", ["torch", "timm", "transformers"])
 def test_models_are_loaded_by_encoders_training_and_bundling_only(package: str) -> None:
     allowed = ("app/encoders/", "app/training/", "app/bundling.py")

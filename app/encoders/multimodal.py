@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from app.core.product import Floats, Pixels, Upload
-from app.core.spec import EncoderSpec, ImageSpec, TitleSpec
+from app.core.spec import EncoderSpec
+from app.encoders.engine_cache import EngineCache
+from app.encoders.engines import place_image, place_title
 from app.encoders.framings import Framings
 from app.encoders.image import ImageTower
 from app.encoders.preprocess import InputLimits, clean_title, read_framed
-from app.encoders.quantise import dequantised
 from app.encoders.runtime import Runtime
-from app.encoders.title import TitleTokens, TitleTower, read_config
+from app.encoders.title import TitleBatch, TitleTokens, TitleTower
+from app.encoders.towers import build_image_tower, build_title_tower
 from app.errors import DimensionMismatch, EncodingFailed
 
 BATCH = 32
@@ -52,7 +53,7 @@ class Encoder(Protocol):
 class _PlacedImage:
     """An image tower; `scale` is the square root of its share, `framing` a position among the model's framings."""
 
-    tower: torch.nn.Module
+    tower: Callable[[torch.Tensor], torch.Tensor]
     scale: float
     framing: int
 
@@ -61,7 +62,7 @@ class _PlacedImage:
 class _PlacedTitle:
     """A title tower with its own tokenizer; `scale` is the square root of its share."""
 
-    tower: torch.nn.Module
+    tower: Callable[[TitleBatch], torch.Tensor]
     scale: float
     tokens: TitleTokens
 
@@ -69,7 +70,14 @@ class _PlacedTitle:
 class MultimodalEncoder:
     """The towers of a verified bundle, an ensemble's too, on one device. Methods may be called from several threads."""
 
-    def __init__(self, spec: EncoderSpec, folder: Path, runtime: Runtime, limits: InputLimits | None = None) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        folder: Path,
+        runtime: Runtime,
+        limits: InputLimits | None = None,
+        cache: EngineCache | None = None,
+    ) -> None:
         """Loads the towers.
 
         Args:
@@ -77,6 +85,7 @@ class MultimodalEncoder:
             folder: of the bundle whose files have been verified.
             runtime: where to run.
             limits: what input is accepted.
+            cache: of towers that were converted for the runtime's engine.
 
         Raises:
             DimensionMismatch: the weights do not fit the specification.
@@ -85,15 +94,14 @@ class MultimodalEncoder:
         self.image_dim, self.title_dim = spec.image_dim, spec.title_dim
         self._framings = Framings([tower.preprocessing for tower, _ in spec.image_towers()])
         self._images = [
-            _PlacedImage(runtime.place(_image_tower(tower, folder)), share**0.5, framing)
+            _PlacedImage(place_image(tower, folder, runtime, cache), share**0.5, framing)
             for (tower, share), framing in zip(spec.image_towers(), self._framings.of, strict=True)
         ]
-        self._titles = [
-            _PlacedTitle(
-                runtime.place(_title_tower(tower, folder)), share**0.5, TitleTokens(tower, folder / tower.tokenizer)
-            )
-            for tower, share in spec.title_towers()
-        ]
+        self._titles = []
+        for title, share in spec.title_towers():
+            tokens = TitleTokens(title, folder / title.tokenizer)
+            placed = place_title(title, folder, tokens, runtime, cache)
+            self._titles.append(_PlacedTitle(placed, share**0.5, tokens))
         self._check_dimensions()
 
     def _check_dimensions(self) -> None:
@@ -161,34 +169,11 @@ def load_image_tower(spec: EncoderSpec, folder: Path) -> ImageTower:
     """Builds the image tower of a bundle in float32. Raises DimensionMismatch."""
     if spec.image is None:
         raise ValueError("the bundle has no image tower")
-    return _image_tower(spec.image, folder)
+    return build_image_tower(spec.image, folder)
 
 
 def load_title_tower(spec: EncoderSpec, folder: Path) -> TitleTower:
     """Builds the title tower of a bundle in float32. Raises DimensionMismatch."""
     if spec.title is None:
         raise ValueError("the bundle has no title tower")
-    return _title_tower(spec.title, folder)
-
-
-def _image_tower(spec: ImageSpec, folder: Path) -> ImageTower:
-    tower = ImageTower(spec)
-    _load_weights(tower, folder / spec.weights)
-    return tower
-
-
-def _title_tower(spec: TitleSpec, folder: Path) -> TitleTower:
-    tower = TitleTower(spec, read_config(folder / spec.config))
-    _load_weights(tower, folder / spec.weights)
-    return tower
-
-
-def _load_weights(tower: torch.nn.Module, file: Path) -> None:
-    weights = dequantised(load_file(file))
-    try:
-        tower.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise DimensionMismatch(
-            f"{file.name} does not fit the manifest ({first[0].strip()}): create the bundle again."
-        ) from error
+    return build_title_tower(spec.title, folder)

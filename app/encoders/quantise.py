@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 SCALE = ".scale"
 
@@ -28,3 +31,27 @@ def dequantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         del wide[name + SCALE]
         wide[name] = wide[name].float() * scale.float()
     return wide
+
+
+class QuantisedWords(nn.Module):
+    """A transformer's table of words as it is stored, in 8 bits: each word becomes float32 only when it is looked up."""
+
+    def __init__(self, table: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.table, self.scale = nn.Buffer(table), nn.Buffer(scale)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`(n, tokens)` ids -> `(n, tokens, width)` float32."""
+        return functional.embedding(ids, self.table).float() * functional.embedding(ids, self.scale)
+
+    @classmethod
+    def replace(cls, backbone: nn.Module) -> bool:
+        """Puts one in the place of a transformer's words; False, and nothing done, if its words do not come from 8 bits."""
+        model = cast("Any", backbone)
+        words = model.get_input_embeddings().weight.detach()
+        stored = quantised("words", words)
+        table, scale = stored["words"], stored["words" + SCALE]
+        if not torch.allclose(table.float() * scale, words, rtol=1e-5, atol=0):
+            return False
+        model.set_input_embeddings(cls(table, scale))
+        return True

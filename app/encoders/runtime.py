@@ -1,7 +1,9 @@
-"""Which device runs the towers, and how."""
+"""Which device and which engine run the towers, and how."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -11,18 +13,31 @@ import torch
 from app.errors import NotReady
 
 DeviceName = Literal["auto", "cuda", "cpu"]
+EngineName = Literal["auto", "torch", "openvino"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A device and its arithmetic: bfloat16 on a GPU, float32 on a CPU."""
+    """A device and its arithmetic: bfloat16 on a GPU, float32 on a CPU.
+
+    Attributes:
+        device: where the towers run.
+        engine: what runs them; OpenVINO on a CPU only.
+        threads: how many OpenVINO may use; 0 as many as PyTorch, which asks `OMP_NUM_THREADS` and counts cores.
+    """
 
     device: torch.device
+    engine: Literal["torch", "openvino"] = "torch"
+    threads: int = 0
 
     @property
     def name(self) -> str:
-        """`cuda bf16` or `cpu fp32`, for people."""
-        return "cuda bf16" if self.device.type == "cuda" else "cpu fp32"
+        """`cuda bf16`, `cpu fp32` or `cpu fp32 openvino`, for people."""
+        if self.device.type == "cuda":
+            return "cuda bf16"
+        return "cpu fp32" if self.engine == "torch" else "cpu fp32 openvino"
 
     def autocast(self) -> AbstractContextManager[object]:
         """The arithmetic of a forward pass."""
@@ -36,13 +51,33 @@ class Runtime:
         return placed.to(memory_format=torch.channels_last) if self.device.type == "cuda" else placed
 
 
-def choose(device: DeviceName) -> Runtime:
-    """Returns the runtime for `auto` (a GPU if there is one), `cuda` or `cpu`.
+def choose(device: DeviceName, engine: EngineName = "torch", threads: int = 0) -> Runtime:
+    """Returns the runtime for a device and an engine.
+
+    Args:
+        device: `auto` (a GPU if there is one), `cuda` or `cpu`.
+        engine: `auto` is OpenVINO where it is installed and the device is a CPU, else PyTorch. `openvino` makes
+            `auto` of the device mean the CPU.
+        threads: see `Runtime`; above 0 it counts for PyTorch, too.
 
     Raises:
-        NotReady: `cuda` was asked for and there is none.
+        NotReady: what was asked for is not there, or does not go together.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise NotReady("DEVICE=cuda, but PyTorch sees no GPU: check the driver, or set DEVICE=auto or DEVICE=cpu.")
-    return Runtime(torch.device("cuda" if available and device != "cpu" else "cpu"))
+    if device == "cuda" and engine == "openvino":
+        raise NotReady("ENGINE=openvino runs on CPUs: set DEVICE=cpu, or ENGINE=auto for the GPU.")
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "cuda" or (available and device == "auto" and engine != "openvino"):
+        return Runtime(torch.device("cuda"))
+    cpu = torch.device("cpu")
+    if engine == "torch":
+        return Runtime(cpu)
+    if importlib.util.find_spec("openvino") is not None:
+        return Runtime(cpu, "openvino", threads)
+    if engine == "openvino":
+        raise NotReady("ENGINE=openvino, but OpenVINO is not installed: install the extra 'cpu', or set ENGINE=auto.")
+    log.info("towers run in PyTorch, several times slower than in OpenVINO, which is not installed (extra 'cpu')")
+    return Runtime(cpu)

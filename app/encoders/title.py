@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,15 @@ class TitleTower(nn.Module):
         On a CPU a batch is read in parts of similar length, each cut to its longest title: one long title makes all
         others of its part as expensive. A GPU does the whole batch in one go sooner than several small parts.
         """
-        if len(batch.ids) <= _PART or batch.ids.device.type != "cpu":
-            return self._pooled(batch.ids, batch.mask)
-        lengths = batch.mask.sum(1)
-        order = lengths.argsort(descending=True, stable=True)
-        pooled = [
-            self._pooled(batch.ids[rows, : lengths[rows[0]]], batch.mask[rows, : lengths[rows[0]]])
-            for rows in torch.split(order, _PART)
-        ]
-        return torch.cat(pooled)[order.argsort()]
+        together = _PART if batch.ids.device.type == "cpu" else len(batch.ids)
+        return by_length(batch.ids, batch.mask, together, self._pooled)
+
+    def own(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Returns the transformer's part of the vectors, `(n, own_dim)` unit rows, of titles that are read together."""
+        return self._own(self._pooled(ids, mask))
+
+    def _own(self, features: Tensor) -> Tensor:
+        return functional.normalize(self.projection(features).float(), dim=-1)
 
     def _pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
         states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state.float()
@@ -72,13 +72,46 @@ class TitleTower(nn.Module):
 
     def forward(self, batch: TitleBatch) -> Tensor:
         """See the class."""
-        own = functional.normalize(self.projection(self.features(batch)).float(), dim=-1)
+        own = self._own(self.features(batch))
         return own if self.ngrams is None or batch.ngrams is None else self.join(own, self.ngrams(batch.ngrams))
 
     def join(self, own: Tensor, ngrams: Tensor) -> Tensor:
-        """Returns the title's unit vector, whose cosine is the weighted mean of both parts' cosines."""
-        share = self.spec.ngrams.share if self.spec.ngrams else 0.0
-        return torch.cat([(1 - share) ** 0.5 * own, share**0.5 * ngrams], dim=-1)
+        """See `joined`."""
+        return joined(self.spec, own, ngrams)
+
+
+def joined(spec: TitleSpec, own: Tensor, ngrams: Tensor | None) -> Tensor:
+    """Returns the titles' unit vectors, whose cosine is the weighted mean of both parts' cosines.
+
+    Args:
+        spec: of the tower.
+        own: `(n, own_dim)` unit rows of the transformer.
+        ngrams: `(n, ngrams.dim)` unit rows; None if the tower has no such part.
+    """
+    if ngrams is None:
+        return own
+    share = spec.ngrams.share if spec.ngrams else 0.0
+    return torch.cat([(1 - share) ** 0.5 * own, share**0.5 * ngrams], dim=-1)
+
+
+def by_length(ids: Tensor, mask: Tensor, together: int, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Reads titles in parts of similar length, each cut to its longest title.
+
+    Args:
+        ids: `(n, tokens)`, padded at the end.
+        mask: `(n, tokens)`, 1 where there is a token.
+        together: the largest number of titles in a part.
+        read: ids and mask of a part -> one row per title.
+
+    Returns:
+        The rows in the order of the titles.
+    """
+    if len(ids) <= together:
+        return read(ids, mask)
+    lengths = mask.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    rows = [read(ids[part, : lengths[part[0]]], mask[part, : lengths[part[0]]]) for part in torch.split(order, together)]
+    return torch.cat(rows)[order.argsort()]
 
 
 class TitleTokens:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.spec import EncoderSpec, FusionSpec
 from app.encoders import pretrained
 from app.encoders.multimodal import load_title_tower
-from app.encoders.title import TitleTokens, TitleTower
+from app.encoders.title import TitleTokens, TitleTower, by_length
 from tests import tiny
 
 
@@ -50,3 +52,21 @@ def test_short_titles_do_not_pay_for_long_ones(parts: tuple[TitleTower, TitleTok
         tower.features(batch)
     handle.remove()
     assert int(batch.mask.sum()) <= sum(read) < 0.8 * batch.ids.numel()
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 10))
+def test_parts_come_back_in_order_and_are_cut_to_their_longest(lengths: list[int], together: int) -> None:
+    mask = (torch.arange(12)[None, : max(lengths)] < torch.tensor(lengths)[:, None]).long()
+    ids = torch.arange(1, len(lengths) + 1)[:, None] * mask
+    sizes = list[int]()
+
+    def read(part: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        assert part.shape == known.shape
+        assert int(known.sum(1).max()) == part.shape[1]
+        sizes.append(len(part))
+        return torch.stack([part.amax(1), known.sum(1)], dim=1)
+
+    rows = by_length(ids, mask, together, read)
+    assert rows.tolist() == [[n + 1, length] for n, length in enumerate(lengths)]
+    assert max(sizes) <= together
+    assert sum(sizes) == len(lengths)
