@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.core.neighbourhood import TOGETHER, Columns, Cosines, Doubles, Ground, Members, cosines, together
+from app.core.neighbourhood import TOGETHER, Columns, Cosines, Ground, Members, cosines, together
 from app.core.product import Floats
 from app.core.quantities import Comparison, Verdict, compare_titles
 from app.core.texts import TEXT_FEATURES, compare_texts, rare_overlap
@@ -24,6 +25,7 @@ ALONE = (
     "number_similarity",
 )  # fmt: skip
 FEATURES = (*ALONE, *TOGETHER, "rare")
+_PLACE = {name: place for place, name in enumerate(FEATURES)}
 
 # kinds of quantities whose verdicts are one feature: the sum of -1 for each that conflicts and 1 for each that agrees
 _SUMMED = {
@@ -34,7 +36,7 @@ _SUMMED = {
 }  # fmt: skip
 _NUMBERS = ("agreements", "conflicts", "vetoes", *dict.fromkeys(_SUMMED.values()), "code_similarity", "number_similarity")
 _VETOES = _NUMBERS.index("vetoes")
-_PLACE = {kind: _NUMBERS.index(name) for kind, name in _SUMMED.items()}
+_SUM_OF = {kind: _NUMBERS.index(name) for kind, name in _SUMMED.items()}
 _CONFLICT = Verdict.CONFLICT  # looking up a member of an enumeration takes longer than what is done with it here
 
 
@@ -50,19 +52,34 @@ def evidence(members: Members, ground: Ground, context: int = CONTEXT) -> Floats
         `(m, len(FEATURES))` float32, NaN where something is missing.
     """
     m = len(members.flags) - 1
+    found = np.full((len(FEATURES), m), np.nan, np.float32)
     if not m:
-        return np.zeros((0, len(FEATURES)), np.float32)
+        return found.T
     inside = min(context, m)
     block = cosines(members, ground, 1 + inside)
-    columns = dict(_alone(members, ground, block))
+    _fill(found, _scores(ground, block))
     if inside:
-        columns |= {**together(block), "rare": _rare(members, 1 + inside)}
-    missing = np.full(m, np.nan)
-    return np.stack([columns.get(name, missing) for name in FEATURES], axis=1).astype(np.float32)
+        _fill(found, together(block))
+    asked, others = members.titles[0], members.titles[1:]
+    told = np.array([other is not None for other in others])
+    if asked is not None and told.any():
+        texts = [other for other in others if other is not None]
+        _fill(found, {**compare_texts(asked, texts), **_quantities(asked, texts)}, told)
+        if inside:
+            around = [title for title in members.titles[: 1 + inside] if title is not None]
+            _fill(found, {"rare": rare_overlap(asked, texts, around)}, told)
+    return np.ascontiguousarray(found.T)
 
 
-def _alone(members: Members, ground: Ground, block: Cosines) -> Columns:
-    """What two listings say without any others."""
+def _fill(found: Floats, columns: Columns, rows: NDArray[np.bool_] | None = None) -> None:
+    """Writes features into `(len(FEATURES), m)` evidence, for all pairs or for some."""
+    place = slice(None) if rows is None or rows.all() else rows
+    for name, values in columns.items():
+        found[_PLACE[name], place] = values
+
+
+def _scores(ground: Ground, block: Cosines) -> Columns:
+    """What the vectors and hashes of two listings say without any others."""
     image, title, score = block.image[1:, 0], block.title[1:, 0], block.score[1:, 0]
     raised = score + block.raise_[1:, 0]
     found = {
@@ -71,23 +88,14 @@ def _alone(members: Members, ground: Ground, block: Cosines) -> Columns:
         "score": score,
         "distance": block.distance[1:, 0],
         "raised": raised,
-        "over": raised - block.bound[1:, 0]
-        if ground.gallery
-        else np.full(len(score), np.nan),  # two alone have no threshold
-        "log_gallery": np.full(len(score), np.log10(ground.gallery) if ground.gallery else np.nan),
         "shares_photo": np.isfinite(image).astype(np.float64),
         "shares_title": np.isfinite(title).astype(np.float64),
     }
-    asked = members.titles[0]
-    told = [n for n, other in enumerate(members.titles[1:]) if other is not None]
-    if asked is not None and told:
-        others = [members.titles[1 + n] or "" for n in told]
-        for name, values in compare_texts(asked, others).items():
-            found[name] = np.full(len(score), np.nan)
-            found[name][told] = values
-        for name, numbers in _quantities(asked, others).items():
-            found[name] = np.full(len(score), np.nan)
-            found[name][told] = numbers
+    if ground.gallery:  # two alone have no threshold
+        found |= {
+            "over": raised - block.bound[1:, 0],
+            "log_gallery": np.full(len(score), np.log10(ground.gallery)),
+        }
     return found
 
 
@@ -104,17 +112,7 @@ def _numbers(compared: Mapping[str, Comparison]) -> list[float]:
         if one.verdict:
             found[one.verdict is _CONFLICT] += 1  # the first two: agreements and conflicts
             found[_VETOES] += one.firm
-            if one.kind in _PLACE:
-                found[_PLACE[one.kind]] += one.verdict
+            if one.kind in _SUM_OF:
+                found[_SUM_OF[one.kind]] += one.verdict
     found[-2], found[-1] = compared["model"].similarity, compared["number"].similarity
-    return found
-
-
-def _rare(members: Members, width: int) -> Doubles:
-    found = np.full(len(members.flags) - 1, np.nan)
-    asked = members.titles[0]
-    told = [n for n, other in enumerate(members.titles[1:]) if other is not None]
-    if asked is not None and told:
-        context = [title for title in members.titles[:width] if title is not None]
-        found[told] = rare_overlap(asked, [members.titles[1 + n] or "" for n in told], context)
     return found
