@@ -30,6 +30,9 @@ RUN TORCH_INDEX="$TORCH_INDEX" deploy/install.sh /opt/venv "$EXTRA"
 COPY model_store model_store
 COPY app app
 
+# towers are converted for OpenVINO once, here, and not at the first start
+RUN if [ "$EXTRA" = cpu ]; then /opt/venv/bin/python -m app bundle verify model_store/default; fi
+
 ENV PATH=/opt/venv/bin:$PATH \
     SAMESKU_BUNDLE=/samesku/model_store/default \
     SAMESKU_DATA_DIR=/data \

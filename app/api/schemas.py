@@ -112,7 +112,7 @@ class AnswerOut(BaseModel):
     matches: list[MatchOut]
     total: Annotated[int, Field(description="Products at or above the threshold, shown or not.")]
     truncated: Annotated[bool, Field(description="True if more products match than are shown.")]
-    exact: Annotated[bool, Field(description="False if an approximate index may have missed some.")]
+    exact: Annotated[bool, Field(description="False if a product that was not looked at may match, too.")]
     threshold: Annotated[float, Field(description="The threshold that applied, inclusive.")]
     partial_thresholds: Annotated[
         dict[str, float], Field(description="Applied to products that share only a photo, or only a title, with the query.")

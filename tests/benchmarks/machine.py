@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app import __version__
 
-_PACKAGES = ("torch", "faiss-cpu", "faiss-gpu-cuvs", "faiss-gpu", "numpy", "fastapi", "uvicorn")
+_PACKAGES = ("torch", "openvino", "faiss-cpu", "faiss-gpu-cuvs", "faiss-gpu", "numpy", "fastapi", "uvicorn")
 
 
 def describe_machine() -> dict[str, str]:
