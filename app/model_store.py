@@ -6,7 +6,7 @@
         title.safetensors      weights of the title tower
         title_config.json      the transformer's configuration
         tokenizer.json         for the `tokenizers` library
-        pair_model.txt         LightGBM's trees over the evidence about a pair, if the bundle has a pair model
+        pair_model*.txt        LightGBM's trees over the evidence about a pair, if the bundle has a pair model
         README.md              the model card
 
 In an ensemble, the files of the parts stand side by side: `0-image.safetensors`, `1-image.safetensors`, ...
@@ -101,7 +101,7 @@ class Manifest(BaseModel):
 
     def needed_files(self) -> tuple[str, ...]:
         """The files that a bundle cannot be served without."""
-        return (*self.vector_files(), *([self.pairs.weights] if self.pairs else []))
+        return (*self.vector_files(), *(self.pairs.weights.values() if self.pairs else ()))
 
     def fingerprint(self) -> str:
         """Names the vectors that this bundle makes: 16 hexadecimal digits.

@@ -107,7 +107,7 @@ def fitted() -> Fitted:
 @cache
 def small_model() -> PairModel:
     """The same, ready for use: title, image and blending with neighbours speak for a pair, nothing else counts."""
-    return PairModel(fitted().spec, fitted().text)
+    return PairModel(fitted().spec, fitted().texts)
 
 
 def clusters(groups: int, each: int, seed: int, noise: float = 0.1) -> tuple[Features, list[str | None], NDArray[np.int64]]:

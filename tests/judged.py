@@ -78,7 +78,7 @@ def fit_small_pair_model(thresholds: Thresholds) -> PairModel:
     assert not bad
     found = data.candidate_pairs(thresholds, lambda _: None)
     fitted = fit_pair_model(found.table, found.labels, rounds=ROUNDS)
-    return PairModel(fitted.spec, fitted.text)
+    return PairModel(fitted.spec, fitted.texts)
 
 
 def store(matcher: Matcher, made: Sequence[Made], catalog: str = DEFAULT_CATALOG) -> None:

@@ -91,4 +91,4 @@ def flat(probability: float) -> PairModel:
     odds = max(probability, 1e-12) / max(1 - probability, 1e-12)
     same = {"slope": 1e-12, "offset": math.log(odds)}
     calibration = {"context": same, "alone": same}
-    return PairModel(PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": calibration}), fitted().text)
+    return PairModel(PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": calibration}), fitted().texts)

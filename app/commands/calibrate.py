@@ -197,11 +197,11 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
     from app.bootstrap import build_pair_model
     from app.commands.calibrate_output import show_pairs
     from app.training.labelled_features import PairEvidence
-    from app.training.pair_model import FOLDS, fit_pair_model, measure_pairs
+    from app.training.pair_model import FITS, fit_pair_model, measure_pairs
 
     given = reduce(PairEvidence.and_also, parts)
     try:
-        with progress("Fitting the pair model", FOLDS + 1) as tick:
+        with progress("Fitting the pair model", FITS) as tick:
             fitted = fit_pair_model(given.table, given.labels, given.more, tick=tick)
     except InvalidListings as error:
         console.print(f"[yellow]No new pair model: {error}[/]")
@@ -230,7 +230,7 @@ def _report(other: LabelledFeatures, loaded: Bundle, after: _Calibration) -> lis
     figures: list[dict[str, Any]] = [{name: rounded(value) for name, value in asdict(point).items()} for point in measured]
     models = {"before": (build_pair_model(loaded), before)}
     if after.pairs is not None:
-        models["after"] = PairModel(after.pairs.spec, after.pairs.text), after.thresholds
+        models["after"] = PairModel(after.pairs.spec, after.pairs.texts), after.thresholds
     found = {}
     for name, (model, thresholds) in models.items():
         if model is not None:
@@ -261,7 +261,7 @@ def _write(loaded: Bundle, after: _Calibration, files: Sequence[Path], metrics: 
         for name in old.files:
             shutil.copyfile(loaded.folder / name, folder / name)
         if after.pairs is not None:
-            (folder / after.pairs.spec.weights).write_text(after.pairs.text, "utf-8")
+            after.pairs.write(folder)
         return old.model_copy(update=update)
 
     write_bundle(loaded.folder, copied)

@@ -42,10 +42,10 @@ class PairSpec(BaseModel):
     """The pair model of a bundle, as its manifest has it.
 
     Attributes:
-        weights: LightGBM's text file in the bundle.
+        weights: LightGBM's text files in the bundle: trees for pairs in a neighbourhood (`context`), and for two products
+            alone (`alone`).
         features: what it reads, in order; a version of the program that computes others refuses the bundle.
-        calibration: from raw opinion (log-odds) to probability, for pairs in a neighbourhood (`context`) and for two
-            products alone (`alone`).
+        calibration: from the raw opinion (log-odds) of either to probability.
         precision: (precision, smallest probability) of candidate pairs that reach it, both rising.
         match: from this probability on, a pair is a match.
         review: below it and from this one on, somebody should look.
@@ -54,7 +54,7 @@ class PairSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: str
+    weights: dict[Setting, str]
     features: tuple[str, ...]
     calibration: dict[Setting, Platt]
     precision: tuple[tuple[Probability, Probability], ...]
@@ -68,8 +68,8 @@ class PairSpec(BaseModel):
             raise ValueError("the pair model reads other evidence than this version collects: run calibrate again")
         if self.review > self.match:
             raise ValueError("the bound of review lies above that of match")
-        if set(self.calibration) != {"context", "alone"}:
-            raise ValueError("calibration needs values for pairs in context and for pairs alone")
+        if any(set(parts) != {"context", "alone"} for parts in (self.weights, self.calibration)):
+            raise ValueError("trees and calibration are needed for pairs in context and for pairs alone")
         if not self.precision or any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(self.precision)):
             raise ValueError("bounds must rise with the precision")
         return self

@@ -27,7 +27,7 @@ from app.training.config import TrainingConfig
 from app.training.export import Storage, write_towers
 from app.training.history import HISTORY, read_history
 from app.training.labelled_features import embed_labelled
-from app.training.pair_model import FOLDS, Fitted, fit_pair_model
+from app.training.pair_model import FITS, Fitted, fit_pair_model
 from app.training.run import Split, Ticks, Trained
 from app.training.start import Towers
 
@@ -71,7 +71,7 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
         fusion = Fusion(spec.fusion.weight, encoder.image_dim, encoder.title_dim)
         thresholds, pairs = _calibrated(parts.calibration, spec, encoder, fusion, how.criterion, ticks)
         if pairs is not None:
-            (folder / pairs.spec.weights).write_text(pairs.text, "utf-8")
+            pairs.write(folder)
         found = _evaluation(parts.test, encoder, fusion, thresholds, how.out.name, ticks)
         data = {
             name: fingerprint(items)
@@ -106,7 +106,7 @@ def _calibrated(
     thresholds = Thresholds(points)
     with ticks("Collecting evidence about pairs", len(data.labels)) as tick:
         evidence = data.candidate_pairs(thresholds, tick)
-    with suppress(InvalidListings), ticks("Fitting the pair model", FOLDS + 1) as tick:
+    with suppress(InvalidListings), ticks("Fitting the pair model", FITS) as tick:
         return thresholds, fit_pair_model(evidence.table, evidence.labels, data.in_smaller_galleries(thresholds), tick=tick)
     return thresholds, None
 

@@ -9,7 +9,8 @@ the noise of a few mislabelled groups: see the table in docs/experiments.md. The
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import lightgbm
 import numpy as np
@@ -26,15 +27,15 @@ from app.core.product import Floats
 from app.errors import InvalidListings
 from app.evaluation.evidence import Table, joined
 
-FILE = "pair_model.txt"
+FILES: dict[Setting, str] = {"context": "pair_model.txt", "alone": "pair_model_alone.txt"}
 FOLDS = 5
+FITS = 2 * (FOLDS + 1)  # in a neighbourhood and alone, every fold and all of them
 ROUNDS = 200
 LEARNING_RATE = 0.06
 MIN_PAIRS = 50  # of either kind
 FEW_PAIRS = 20_000
 SMALLER_SHARE = 0.3  # weight of a pair that is shown again in a smaller gallery
 MIN_SLOPE = 0.01  # opinions that are worth nothing still have to rise
-LONELY_SHARE = 0.25  # weight of a pair that is shown again without its context: the trees are for pairs in context first
 PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 GROUP_BOUNDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 AS_GOOD = (
@@ -59,15 +60,21 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A pair model: its specification, its trees as text, and what held-out pairs were thought to be.
+    """A pair model: its specification, and what held-out pairs were thought to be.
 
     Attributes:
+        texts: the trees, as text.
         probability: `(pairs,)` of each pair of the table, by trees that did not see its group.
     """
 
     spec: PairSpec
-    text: str
+    texts: dict[Setting, str]
     probability: Doubles
+
+    def write(self, folder: Path) -> None:
+        """Writes the trees into the folder of a bundle."""
+        for setting, text in self.texts.items():
+            (folder / self.spec.weights[setting]).write_text(text, "utf-8")
 
 
 def fit_pair_model(
@@ -85,7 +92,7 @@ def fit_pair_model(
         labels: `(n,)` group of each listing.
         more: pairs of the same listings in other galleries; trees and calibration see them, bounds are those of `table`.
         seed: of folds and trees.
-        tick: called with 1 after each of `FOLDS + 1` fits.
+        tick: called with 1 after each of `FITS` fits.
         rounds: trees.
 
     Raises:
@@ -97,40 +104,37 @@ def fit_pair_model(
             f"a pair model needs {MIN_PAIRS} candidate pairs of one group and {MIN_PAIRS} of two, there are {same:,} and "
             f"{len(table.same) - same:,}: give it more labelled listings."
         )
-    own = len(table.same)
-    seen = joined(table, *more)
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
-    first = np.arange(len(seen.same)) < own
-    raw = _held_out(seen, first, fold, seed, rounds, tick)
-    final = _trees(seen, first, seed, rounds)
-    tick(1)
-    calibration: dict[Setting, Platt] = {
-        "context": _platt(raw["context"], seen.same, _weights(first)), "alone": _platt(raw["alone"][first], table.same)
-    }  # fmt: skip
+    own = len(table.same)
+    whole = joined(table, *more)
+    weights = np.where(np.arange(len(whole.same)) < own, 1.0, SMALLER_SHARE)
+    alone = replace(table, evidence=without_context(table.evidence))  # by itself, a pair is the same in every gallery
+    raw, texts, calibration = dict[Setting, Doubles](), dict[Setting, str](), dict[Setting, Platt]()
+    settings: tuple[tuple[Setting, Table, Doubles], ...] = (("context", whole, weights), ("alone", alone, np.ones(own)))
+    for setting, shown, weight in settings:
+        raw[setting] = _held_out(shown, weight, fold, seed, rounds, tick)
+        texts[setting] = _trees(shown, weight, seed, rounds).model_to_string()
+        calibration[setting] = _platt(raw[setting], shown.same, weight)
+        tick(1)
     probability = calibration["context"](raw["context"][:own])
     spec = PairSpec(
-        weights=FILE,
+        weights=FILES,
         features=FEATURES,
         calibration=calibration,
         precision=_precision(probability, table.same),
         **_bounds(probability, table, labels),
     )
-    return Fitted(spec, final.model_to_string(), probability)
+    return Fitted(spec, texts, probability)
 
 
-def _held_out(
-    table: Table, first: Flags, fold: Rows, seed: int, rounds: int, tick: Callable[[int], None]
-) -> dict[Setting, Doubles]:
-    """Returns what trees think of each pair that have not seen its group, with its context and without."""
-    lonely = without_context(table.evidence)
-    raw: dict[Setting, Doubles] = {"context": np.zeros(len(table.same)), "alone": np.zeros(len(table.same))}
+def _held_out(table: Table, weights: Doubles, fold: Rows, seed: int, rounds: int, tick: Callable[[int], None]) -> Doubles:
+    """Returns what trees think of each pair that have not seen its group."""
+    raw = np.zeros(len(table.same))
     for number in range(FOLDS):
         asked = fold[table.rows] == number
         seen = (fold[table.rows] != number) & (fold[table.others] != number)
         shown = Table(table.rows[seen], table.others[seen], table.evidence[seen], table.same[seen])
-        trees = _trees(shown, first[seen], seed, rounds)
-        raw["context"][asked] = trees.predict(table.evidence[asked], raw_score=True)
-        raw["alone"][asked] = trees.predict(lonely[asked], raw_score=True)
+        raw[asked] = _trees(shown, weights[seen], seed, rounds).predict(table.evidence[asked], raw_score=True)
         tick(1)
     return raw
 
@@ -177,13 +181,8 @@ def without_context(evidence: Floats) -> Floats:
     return alone
 
 
-def _trees(table: Table, first: Flags, seed: int, rounds: int) -> lightgbm.Booster:
-    """Grows trees on pairs, and on copies of the first of them without their context; few pairs get small trees.
-
-    Only the first, `(pairs,)`: by themselves, the same pairs in other galleries would be nothing but repetitions.
-    """
-    known = first & ~np.isnan(table.evidence[:, FEATURES.index("rank")])  # the others have no context to leave out
-    lonely = without_context(table.evidence[known])
+def _trees(table: Table, weights: Doubles, seed: int, rounds: int) -> lightgbm.Booster:
+    """Grows trees on pairs with weights `(pairs,)`; few pairs get small trees."""
     few = len(table.same) < FEW_PAIRS
     monotone = [1 if name in RISING else -1 if name in FALLING else 0 for name in FEATURES]
     parameters = {
@@ -192,20 +191,12 @@ def _trees(table: Table, first: Flags, seed: int, rounds: int) -> lightgbm.Boost
         "lambda_l2": 5.0, "monotone_constraints": monotone, "seed": seed, "deterministic": True, "force_row_wise": True,
         "num_threads": 1, "verbosity": -1,
     }  # fmt: skip
-    data = lightgbm.Dataset(
-        np.concatenate([table.evidence, lonely]),
-        np.concatenate([table.same, table.same[known]]).astype(np.float32),
-        weight=np.concatenate([_weights(first), np.full(len(lonely), LONELY_SHARE)]),
-        feature_name=list(FEATURES),
-    )
+    same = table.same.astype(np.float32)
+    data = lightgbm.Dataset(table.evidence, same, weight=weights, feature_name=list(FEATURES))
     return lightgbm.train(parameters, data, rounds)
 
 
-def _weights(first: Flags) -> Doubles:
-    return np.where(first, 1.0, SMALLER_SHARE)
-
-
-def _platt(raw: Doubles, same: Flags, weights: Doubles | None = None) -> Platt:
+def _platt(raw: Doubles, same: Flags, weights: Doubles) -> Platt:
     """Fits slope and offset; scikit-learn's penalty keeps the slope finite where opinions separate all pairs."""
     fitted = LogisticRegression().fit(raw[:, None], same, sample_weight=weights)
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])

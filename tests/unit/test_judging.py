@@ -22,7 +22,7 @@ PLATT = {"slope": 2.0, "offset": -1.0}
 def made(**changes: Any) -> PairSpec:
     """The specification of a pair model, with changes."""
     values: dict[str, Any] = {
-        "weights": "pair_model.txt", "features": FEATURES,
+        "weights": {"context": "pair_model.txt", "alone": "alone.txt"}, "features": FEATURES,
         "calibration": {"context": PLATT, "alone": {"slope": 1.0, "offset": 0.5}},
         "precision": ((0.5, 0.2), (0.9, 0.4), (0.95, 0.8)),
         "match": 0.6, "review": 0.3, "group": 0.4,
@@ -34,7 +34,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"features": FEATURES[1:]}, "other evidence"),
     ({"features": FEATURES[::-1]}, "other evidence"),
     ({"match": 0.2}, "review lies above"),
-    ({"calibration": {"context": PLATT}}, "values for pairs in context and for pairs alone"),
+    ({"weights": {"context": "pair_model.txt"}}, "for pairs in context and for pairs alone"),
+    ({"calibration": {"context": PLATT}}, "for pairs in context and for pairs alone"),
     ({"calibration": {"context": PLATT, "alone": PLATT, "third": PLATT}}, "Input should be 'context' or 'alone'"),
     ({"calibration": {"context": PLATT, "alone": {"slope": 0.0, "offset": 0.0}}}, "greater than 0"),
     ({"calibration": {"context": PLATT, "alone": {"slope": math.inf, "offset": 0.0}}}, "finite number"),

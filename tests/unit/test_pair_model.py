@@ -16,7 +16,7 @@ from app.core.product import Floats
 from app.errors import DimensionMismatch, InvalidListings
 from app.evaluation.evidence import Table
 from app.pair_model import PairModel
-from app.training.pair_model import FALLING, FILE, FOLDS, RISING, fit_pair_model, measure_pairs, without_context
+from app.training.pair_model import FALLING, FILES, FITS, RISING, fit_pair_model, measure_pairs, without_context
 from tests.evidence import EACH, fitted, small_model, synthetic, truth
 
 Doubles = NDArray[np.float64]
@@ -44,7 +44,7 @@ def test_probabilities_hold_on_fresh_pairs(fresh: Table) -> None:
 def test_probabilities_hold_for_two_products_alone(fresh: Table) -> None:
     lonely = without_context(fresh.evidence)
     assert calibration_error(small_model().probability(lonely), fresh.same) <= 0.05
-    assert area(small_model().raw(lonely), fresh.same) < area(small_model().raw(fresh.evidence), fresh.same)
+    assert area(small_model().probability(lonely), fresh.same) < area(small_model().probability(fresh.evidence), fresh.same)
 
 
 def test_precisions_that_are_promised_are_kept(fresh: Table) -> None:
@@ -70,7 +70,7 @@ def test_bounds_are_those_that_decide_best(fresh: Table) -> None:
     assert f1(spec.match) >= max(f1(bound) for bound in np.arange(0.05, 0.95, 0.05)) - 0.02
     assert (found[fresh.same] >= spec.review).mean() == pytest.approx(0.98, abs=0.015)
     assert spec.review <= spec.match
-    assert (spec.weights, spec.features) == (FILE, FEATURES)
+    assert (spec.weights, spec.features) == (FILES, FEATURES)
 
 
 def test_measured_pairs_by_hand() -> None:
@@ -91,7 +91,7 @@ def test_more_of_what_speaks_for_a_pair_never_speaks_against_it(name: str, fresh
     for row in (*rows, *without_context(rows)):
         steps = np.repeat(row[None], len(grid), axis=0)
         steps[:, FEATURES.index(name)] = grid
-        assert (np.diff(small_model().raw(steps)) >= 0).all()
+        assert (np.diff(small_model().probability(steps)) >= 0).all()
 
 
 def test_what_rises_and_falls_is_evidence() -> None:
@@ -129,15 +129,15 @@ def by_both(groups: int, each: int) -> tuple[Table, NDArray[np.int64]]:
 def test_no_tree_judges_a_group_that_it_has_seen() -> None:
     table, labels = by_asker(groups=60, each=8)
     found = fit_pair_model(table, labels, rounds=100)
-    final = PairModel(found.spec, found.text)
-    assert area(final.raw(table.evidence), table.same) > 0.9  # the identity of a group can be learned
+    final = PairModel(found.spec, found.texts)
+    assert area(final.raw(table.evidence, "context"), table.same) > 0.9  # the identity of a group can be learned
     assert 0.3 < area(found.probability, table.same) < 0.7  # and did not help where it was held out
 
 
 def test_nor_one_that_it_has_seen_from_the_other_side() -> None:
     table, labels = by_both(groups=120, each=5)
     found = fit_pair_model(table, labels, rounds=100)
-    assert area(PairModel(found.spec, found.text).raw(table.evidence), table.same) > 0.9
+    assert area(PairModel(found.spec, found.texts).raw(table.evidence, "context"), table.same) > 0.9
     assert 0.3 < area(found.probability, table.same) < 0.7
 
 
@@ -161,36 +161,38 @@ def test_the_seed_decides() -> None:
     ticks: list[int] = []
     table, labels = synthetic(40, seed=5)
     one = fit_pair_model(table, labels, seed=1, tick=ticks.append, rounds=5)
-    assert ticks == [1] * (FOLDS + 1)
+    assert ticks == [1] * FITS
     again, other = (fit_pair_model(table, labels, seed=seed, rounds=5) for seed in (1, 2))
-    assert (again.text, again.spec) == (one.text, one.spec)
-    assert other.text != one.text
+    assert (again.texts, again.spec) == (one.texts, one.spec)
+    assert other.texts != one.texts
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "tree\nversion=v4\n"])
 def test_what_is_no_model_is_refused(text: str) -> None:
     with pytest.raises(DimensionMismatch, match="no LightGBM model"):
-        PairModel(fitted().spec, text)
+        PairModel(fitted().spec, {**fitted().texts, "alone": text})
 
 
 def test_trees_that_read_other_evidence_are_refused() -> None:
     names = f"feature_names={' '.join(FEATURES)}\n"
-    assert names in fitted().text
-    swapped = fitted().text.replace(names, f"feature_names={' '.join((FEATURES[1], FEATURES[0], *FEATURES[2:]))}\n")
+    assert names in fitted().texts["context"]
+    swapped = (
+        fitted().texts["context"].replace(names, f"feature_names={' '.join((FEATURES[1], FEATURES[0], *FEATURES[2:]))}\n")
+    )
     with pytest.raises(DimensionMismatch, match="other evidence"):
-        PairModel(fitted().spec, swapped)
+        PairModel(fitted().spec, {**fitted().texts, "context": swapped})
 
 
 def test_pairs_without_context_are_calibrated_by_themselves(fresh: Table) -> None:
     values = {"context": {"slope": 1e-9, "offset": math.log(9)}, "alone": {"slope": 1e-9, "offset": -math.log(9)}}
     spec = PairSpec.model_validate({**fitted().spec.model_dump(), "calibration": values})
-    model = PairModel(spec, fitted().text)
+    model = PairModel(spec, fitted().texts)
     mixed: Floats = np.concatenate([fresh.evidence[:2], without_context(fresh.evidence[:2])])
     assert model.probability(mixed) == pytest.approx([0.9, 0.9, 0.1, 0.1])
     assert model.probability(mixed[:0]).shape == (0,)
 
 
 def test_a_model_comes_from_its_bundle(fresh: Table, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(fitted().text, "utf-8")
+    fitted().write(tmp_path)
     found = PairModel.load(fitted().spec, tmp_path).probability(fresh.evidence[:20])
     assert found.tolist() == small_model().probability(fresh.evidence[:20]).tolist()

@@ -60,5 +60,6 @@ def test_more_pairs_move_trees_and_calibration_and_leave_the_pairs_that_are_judg
     plain = fit_pair_model(table, labels, rounds=40)
     more = fit_pair_model(table, labels, [table], rounds=40)
     assert len(more.probability) == len(plain.probability) == len(table.same)
-    assert more.text != plain.text
-    assert more.spec.calibration != plain.spec.calibration
+    assert more.texts["context"] != plain.texts["context"]
+    assert more.spec.calibration["context"] != plain.spec.calibration["context"]
+    assert (more.texts["alone"], more.spec.calibration["alone"]) == (plain.texts["alone"], plain.spec.calibration["alone"])
