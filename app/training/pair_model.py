@@ -34,6 +34,7 @@ ROUNDS = 200
 LEARNING_RATE = 0.06
 MIN_PAIRS = 50  # of either kind
 FEW_PAIRS = 20_000
+LONELY_SHARE = 0.25  # weight of a pair by itself beside the same pair in its context
 SMALLER_SHARE = 0.3  # weight of a pair that is shown again in a smaller gallery
 MIN_SLOPE = 0.01  # opinions that are worth nothing still have to rise
 PRECISIONS = (*np.arange(0.5, 0.95, 0.05).round(2), 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
@@ -106,15 +107,12 @@ def fit_pair_model(
         )
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
     own = len(table.same)
-    whole = joined(table, *more)
-    weights = np.where(np.arange(len(whole.same)) < own, 1.0, SMALLER_SHARE)
-    alone = replace(table, evidence=without_context(table.evidence))  # by itself, a pair is the same in every gallery
     raw, texts, calibration = dict[Setting, Doubles](), dict[Setting, str](), dict[Setting, Platt]()
-    settings: tuple[tuple[Setting, Table, Doubles], ...] = (("context", whole, weights), ("alone", alone, np.ones(own)))
-    for setting, shown, weight in settings:
-        raw[setting] = _held_out(shown, weight, fold, seed, rounds, tick)
-        texts[setting] = _trees(shown, weight, seed, rounds).model_to_string()
-        calibration[setting] = _platt(raw[setting], shown.same, weight)
+    for setting, (shown, weights) in _learned(table, more).items():
+        asked = len(shown.same) if setting == "context" else own
+        raw[setting] = _held_out(shown, weights, fold, seed, rounds, tick)[:asked]
+        texts[setting] = _trees(shown, weights, seed, rounds).model_to_string()
+        calibration[setting] = _platt(raw[setting], shown.same[:asked], weights[:asked])
         tick(1)
     probability = calibration["context"](raw["context"][:own])
     spec = PairSpec(
@@ -125,6 +123,17 @@ def fit_pair_model(
         **_bounds(probability, table, labels),
     )
     return Fitted(spec, texts, probability)
+
+
+def _learned(table: Table, more: Sequence[Table]) -> dict[Setting, tuple[Table, Doubles]]:
+    """Returns the pairs that the trees for either setting see, and their weights; those that they are for come first."""
+    own = len(table.same)
+    lonely = replace(table, evidence=without_context(table.evidence))  # by itself, a pair is the same in every gallery
+    smaller = sum(len(one.same) for one in more)
+    return {
+        "context": (joined(table, *more), np.repeat([1.0, SMALLER_SHARE], [own, smaller])),
+        "alone": (joined(lonely, table), np.repeat([LONELY_SHARE, 1.0], own)),  # what contexts tell of titles holds without
+    }
 
 
 def _held_out(table: Table, weights: Doubles, fold: Rows, seed: int, rounds: int, tick: Callable[[int], None]) -> Doubles:
