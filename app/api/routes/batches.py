@@ -21,8 +21,6 @@ from app.judge import Rule
 from app.listings import BadRow, Listing
 from app.matcher import DEFAULT_LIMIT, MatchOptions, PreparedProduct
 
-CHUNKS_AT_ONCE = 2
-
 router = APIRouter(tags=["batches"], responses=PROBLEMS)
 
 
@@ -115,7 +113,7 @@ async def _store_lines(service: Service, batch: Batch, catalog: str) -> AsyncIte
         return await _store_chunk(service, chunk, catalog)
 
     try:
-        async for lines in service.in_order(chunks, store, window=CHUNKS_AT_ONCE):
+        async for lines in service.in_order(chunks, store, window=2):
             for one in lines:
                 yield one
     finally:
