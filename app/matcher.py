@@ -248,7 +248,7 @@ def once(values: Sequence[Value], key: Callable[[Value], Hashable]) -> tuple[lis
 
 
 def _digest(pixels: Pixels) -> Hashable:
-    return pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+    return pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
 
 
 def probe(encoder: Encoder) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from io import BytesIO
 
 import pytest
@@ -16,8 +17,8 @@ def test_every_photo_and_title_stands_as_often_as_it_is_said_to(copies: int) -> 
     products = [one for turn in (0, 1) for one in drawn(count, turn, copies)]
     pixels = [(image.size, image.tobytes()) for image in (Image.open(BytesIO(one.photo)) for one in products)]
     assert len({one.id for one in products}) == 2 * count
-    for values in (pixels, [one.title for one in products]):
-        assert sorted({values.count(value) for value in values}) == [copies]
+    assert set(Counter(pixels).values()) == {copies}
+    assert set(Counter(one.title for one in products).values()) == {copies}
 
 
 def test_a_spread_is_median_lowest_and_highest() -> None:
