@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
+from app.catalog.base import Stored
 from app.catalog.photo_store import PhotoStore
 from app.catalog.reembed import Reembedding, StaleProduct
 from app.core.answer import Answer
@@ -19,8 +20,10 @@ from app.listings import BadRow, Listing
 from app.matcher import Matcher, MatchOptions, PreparedProduct, embed
 
 CHUNK = 64
+READERS = 4
 
 Row = TypeVar("Row")
+Outcome = TypeVar("Outcome")
 Tick = Callable[[int], None]
 
 
@@ -46,6 +49,7 @@ class MatchedRow:
 def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str, tick: Tick) -> IndexSummary:
     """Indexes a table, in chunks that are each committed whole.
 
+    While the towers work on one chunk, the next one is decoded and the one before is committed; no more are in memory.
     A product that is stored already with the same title, photos and attributes is not embedded again, so an
     interrupted run is resumed by running it again.
 
@@ -53,29 +57,48 @@ def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str,
         matcher: where to index.
         rows: from `app.listings`.
         catalog: its name; created if new.
-        tick: called with the number of rows that are done.
+        tick: called with the number of rows that are done: committed, unchanged or bad.
     """
     summary = IndexSummary()
     seen: set[str] = set()
-    with ThreadPoolExecutor() as pool:
-        for chunk in _chunks(rows):
-            ready: list[PreparedProduct] = []
-            for row, outcome in zip(chunk, pool.map(lambda row: _read(matcher, row, catalog), chunk), strict=True):
-                if isinstance(outcome, BadRow):
-                    summary.bad.append(outcome)
-                elif row.id in seen:
-                    summary.bad.append(BadRow(row.row, row.id, DuplicateIds(f"id '{row.id}' stands in an earlier row.")))
-                else:
-                    seen.add(row.id or "")
-                    if outcome is None:
-                        summary.unchanged += 1
-                    else:
-                        ready.append(outcome)
-            for stored in matcher.add(catalog, ready):
-                summary.created += stored.created
-                summary.replaced += not stored.created
-            tick(len(chunk))
+    before: tuple[int, Future[list[Stored]]] | None = None
+    with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(1) as writer:
+        for chunk, outcomes in _read_ahead(pool, lambda row: _read(matcher, row, catalog), rows):
+            ready = _to_embed(zip(chunk, outcomes, strict=True), seen, summary)
+            drafts = matcher.drafts(ready)
+            if before is not None:
+                _finish(*before, summary, tick)
+            before = len(chunk), writer.submit(matcher.catalog.put, catalog, drafts)
+        if before is not None:
+            _finish(*before, summary, tick)
     return summary
+
+
+def _to_embed(
+    read: Iterable[tuple[Listing | BadRow, PreparedProduct | BadRow | None]], seen: set[str], summary: IndexSummary
+) -> list[PreparedProduct]:
+    """Returns what is left to embed; what is not is counted. `seen` are the ids of earlier rows."""
+    ready: list[PreparedProduct] = []
+    for row, outcome in read:
+        if isinstance(outcome, BadRow):
+            summary.bad.append(outcome)
+        elif row.id in seen:
+            summary.bad.append(BadRow(row.row, row.id, DuplicateIds(f"id '{row.id}' stands in an earlier row.")))
+        else:
+            seen.add(row.id or "")
+            if outcome is None:
+                summary.unchanged += 1
+            else:
+                ready.append(outcome)
+    return ready
+
+
+def _finish(rows: int, commit: Future[list[Stored]], summary: IndexSummary, tick: Tick) -> None:
+    """Waits for a commit and counts what it stored. Raises what the commit raised."""
+    for stored in commit.result():
+        summary.created += stored.created
+        summary.replaced += not stored.created
+    tick(rows)
 
 
 def _read(matcher: Matcher, row: Listing | BadRow, catalog: str) -> PreparedProduct | BadRow | None:
@@ -123,13 +146,37 @@ def match_rows(
         except AppError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
-        for chunk in _chunks(rows):
-            read_rows = list(pool.map(read, chunk))
+    with ThreadPoolExecutor(READERS) as pool:
+        for chunk, outcomes in _read_ahead(pool, read, rows):
+            read_rows = list(outcomes)
             answers = iter(matcher.match([item for item in read_rows if isinstance(item, Prepared)], options))
             for row, item in zip(chunk, read_rows, strict=True):
                 yield MatchedRow(row.row, row.id, item if isinstance(item, AppError) else next(answers))
             tick(len(chunk))
+
+
+def _read_ahead(
+    pool: Executor, read: Callable[[Row], Outcome], rows: Iterable[Row]
+) -> Iterator[tuple[Sequence[Row], Iterator[Outcome]]]:
+    """Yields chunks of rows with what `read` makes of them, while the chunk after is being read.
+
+    If the rows end with an error, it is raised after the chunks before it have been yielded.
+    """
+    ahead: tuple[Sequence[Row], Iterator[Outcome]] | None = None
+    chunks = _chunks(rows)
+    failure: Exception | None = None
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except Exception as error:  # noqa: BLE001 - raised below, when the chunk before it is done
+            chunk, failure = None, error
+        current, ahead = ahead, None if chunk is None else (chunk, pool.map(read, chunk))
+        if current is not None:
+            yield current
+        if failure is not None:
+            raise failure
+        if ahead is None:
+            return
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[Sequence[Row]]:
@@ -146,7 +193,7 @@ def reembed(encoder: Encoder, work: Reembedding, photos: PhotoStore, tick: Tick)
         embedded; with nothing left they stay stored, but match nothing until they are indexed again.
     """
     failed: list[tuple[StaleProduct, AppError]] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for batch in work.batches(CHUNK):
             read = list(pool.map(lambda product: _reread(encoder, product, photos), batch))
             failed += [(product, error) for product, (_, errors) in zip(batch, read, strict=True) for error in errors]

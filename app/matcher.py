@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
 from app.catalog.base import Catalog, Stored
 from app.core.answer import Answer
-from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
+from app.core.product import DEFAULT_CATALOG, Embedding, Pixels, Prepared, ProductDraft, Query, Scalar, Upload, check_id
 from app.core.statements import Side, Statement, StatementDraft
 from app.encoders.multimodal import Encoder
 from app.errors import EmptyProduct, InvalidImage, InvalidInput, InvalidTitle, PayloadTooLarge
@@ -25,6 +27,8 @@ _PROBE_PHOTO = (  # a blue square on brown, PNG, 32 x 32
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAPUlEQVR42mM8UaHBQEvAxEBjMGrBqAWUAxZcEmFHFpBk0CqbhNE4GLVg1IJRC0Yt"
     "GLoWMI62i0YtGLWAAQCq5wYRpzXF+QAAAABJRU5ErkJggg=="
 )
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,12 @@ class Matcher:
 
     def add(self, catalog: str, products: Sequence[PreparedProduct]) -> list[Stored]:
         """Embeds and stores products in one go, all or none, for callers without a queue."""
+        return self.catalog.put(catalog, self.drafts(products))
+
+    def drafts(self, products: Sequence[PreparedProduct]) -> list[ProductDraft]:
+        """Embeds products together and makes them ready to be stored. Raises EncodingFailed."""
         embeddings = self.embed([product.prepared for product in products])
-        return self.catalog.put(catalog, [p.draft(e) for p, e in zip(products, embeddings, strict=True)])
+        return [product.draft(one) for product, one in zip(products, embeddings, strict=True)]
 
     # -- feedback ----------------------------------------------------------------------------------------------
 
@@ -219,16 +227,28 @@ def reading_side(side: str) -> Iterator[None]:
 
 
 def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:
-    """See `Matcher.embed`."""
-    photos = [photo for item in items for photo in item.photos]
-    titles = [item.title for item in items if item.title is not None]
-    images = encoder.embed_photos(photos)
-    words = iter(encoder.embed_titles(titles))
+    """See `Matcher.embed`. Equal photos (pixel for pixel, as framed) and equal titles go through the towers once."""
+    photos, photo_of = once([photo for item in items for photo in item.photos], _digest)
+    titles, title_of = once([item.title for item in items if item.title is not None], str)
+    images = encoder.embed_photos(photos)[np.array(photo_of, np.intp)]
+    words = iter(encoder.embed_titles(titles)[np.array(title_of, np.intp)])
     ends = np.cumsum([len(item.photos) for item in items])
     return [
         Embedding(images[end - len(item.photos) : end], None if item.title is None else next(words))
         for item, end in zip(items, ends, strict=True)
     ]
+
+
+def once(values: Sequence[Value], key: Callable[[Value], Hashable]) -> tuple[list[Value], list[int]]:
+    """Returns the first of each set of values with one key, in order, and which of them stands for each value."""
+    places: dict[Hashable, int] = {}
+    standing = [places.setdefault(key(value), len(places)) for value in values]
+    firsts = dict(zip(reversed(standing), reversed(values), strict=True))
+    return [firsts[place] for place in range(len(places))], standing
+
+
+def _digest(pixels: Pixels) -> Hashable:
+    return pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
 
 
 def probe(encoder: Encoder) -> Prepared:

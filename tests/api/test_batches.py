@@ -140,6 +140,22 @@ def test_an_item_that_breaks_the_model_fails_alone(client: TestClient) -> None:
     assert all(one["matches"][0]["score"] == 1.0 for one in answers if "error" not in one)
 
 
+def test_among_equal_photos_and_titles_a_bad_one_fails_alone(client: TestClient) -> None:
+    broken = base64.b64encode(RED[: len(RED) // 2]).decode()
+    items = [{"id": f"p{n}", "title": ("same", " same ")[n % 2], "image": BASE64["red"]} for n in range(20)]
+    items[5]["image"], items[9]["title"], items[13]["image"] = broken, POISON, BASE64["blue"]
+    stored = statuses(client.post("/catalog/batch", json={"items": items}))
+    failed = {5: "invalid_image", 9: "encoding_failed"}
+    assert stored == [(n, f"p{n}", failed.get(n, "created")) for n in range(20)]
+    scores = {one["id"]: (one["image_score"], one["title_score"]) for one in matches_of_p0(client)}
+    assert scores.pop("p13")[0] < 0.9
+    assert scores == {f"p{n}": (1.0, 1.0) for n in range(1, 20) if n not in (5, 9, 13)}
+
+
+def matches_of_p0(client: TestClient) -> Any:
+    return client.get("/catalog/p0/matches", params={"threshold": -1, "limit": 50}).json()["matches"]
+
+
 def test_a_photo_that_is_not_in_the_zip_is_named(client: TestClient) -> None:
     form = {"manifest": csv_file("id,title,image", "a,aaa,red.png", "b,bbb,blue.png"), "photos": zip_file({"red.png": RED})}
     one, other = lines(client.post("/catalog/batch", files=form))

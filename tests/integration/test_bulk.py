@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,18 +10,28 @@ import numpy as np
 import pytest
 
 from app.bulk import CHUNK, index_rows, match_rows, reembed
+from app.catalog.base import Stored
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.catalog.reembed import Reembedding
 from app.core.answer import Answer
 from app.core.fusion import Fusion
-from app.core.product import Embedding, Floats, Pixels, Query, Scalar
-from app.errors import AppError, DuplicateIds, InvalidImage, InvalidInput, InvalidTitle, ModelMismatch
+from app.core.product import Embedding, Floats, Pixels, ProductDraft, Query, Scalar
+from app.errors import (
+    AppError,
+    CatalogError,
+    DuplicateIds,
+    EncodingFailed,
+    InvalidImage,
+    InvalidInput,
+    InvalidTitle,
+    ModelMismatch,
+)
 from app.judge import Judge
 from app.listings import BadRow, Listing
 from app.matcher import Matcher, MatchOptions, embed
 from tests.conftest import THRESHOLDS
-from tests.fakes import FakeEncoder, photo
+from tests.fakes import POISON, FakeEncoder, photo
 from tests.integration.oracle import Oracle
 
 Open = Callable[..., Matcher]
@@ -291,3 +301,83 @@ def test_a_row_without_an_id_is_skipped_by_indexing_and_answered_by_matching(mat
     (answered,) = match_rows(matcher, [nameless], MatchOptions(), lambda _: None)
     assert isinstance(answered.result, Answer)
     assert answered.result.total == 1
+
+
+# -- the pipeline ----------------------------------------------------------------------------------------------
+
+
+def test_titles_that_clean_to_one_text_and_equal_photos_are_embedded_once(matcher: Matcher) -> None:
+    rows = [row(1, "a", "Blue  shoe", RED), row(2, "b", " Blue shoe ", RED), row(3, "c", "Blue shoe", GREEN)]
+    assert index_rows(matcher, rows, "default", lambda _: None).created == 3
+    assert titles_embedded(matcher) == 1
+    one, other, third = (matcher.catalog.embedding("default", name) for name in "abc")
+    assert one.title is not None
+    assert other.title is not None
+    assert (one.title == other.title).all()
+    assert (one.images == other.images).all()
+    assert not (one.images == third.images).all()
+
+
+def test_chunks_before_a_table_that_breaks_off_are_kept(matcher: Matcher) -> None:
+    def broken() -> Iterator[Listing]:
+        yield from (row(n, f"p{n}", f"title {n}") for n in range(1, 2 * CHUNK + 11))
+        raise InvalidInput("damaged")
+
+    with pytest.raises(InvalidInput, match="damaged"):
+        index_rows(matcher, broken(), "default", lambda _: None)
+    assert matcher.catalog.size("default") == 2 * CHUNK
+
+
+def test_a_chunk_that_breaks_the_model_leaves_the_ones_before_committed(matcher: Matcher) -> None:
+    rows = [row(n, f"p{n}", POISON if n == 2 * CHUNK + 3 else f"title {n}") for n in range(1, 4 * CHUNK)]
+    with pytest.raises(EncodingFailed):
+        index_rows(matcher, rows, "default", lambda _: None)
+    assert matcher.catalog.size("default") == 2 * CHUNK
+
+
+def test_a_commit_that_fails_ends_the_run_and_later_chunks_are_not_stored(
+    matcher: Matcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, calls = matcher.catalog.put, []
+
+    def failing(catalog: str, drafts: Sequence[ProductDraft]) -> list[Stored]:
+        calls.append(len(drafts))
+        if len(calls) == 2:
+            raise CatalogError("the disk is full")
+        return put(catalog, drafts)
+
+    monkeypatch.setattr(matcher.catalog, "put", failing)
+    ticks: list[int] = []
+    rows = [row(n, f"p{n}", f"title {n}") for n in range(1, 4 * CHUNK)]
+    with pytest.raises(CatalogError):
+        index_rows(matcher, rows, "default", ticks.append)
+    assert (calls, ticks) == ([CHUNK, CHUNK], [CHUNK])
+    assert matcher.catalog.size("default") == CHUNK
+
+
+def test_a_tick_means_committed_and_rows_are_taken_one_chunk_ahead(matcher: Matcher) -> None:
+    taken = 0
+
+    def rows() -> Iterator[Listing]:
+        nonlocal taken
+        for taken in range(1, 6 * CHUNK + 1):
+            yield row(taken, f"p{taken}", f"title {taken}")
+
+    seen: list[tuple[int, int]] = []
+    index_rows(matcher, rows(), "default", lambda _: seen.append((matcher.catalog.size("default"), taken)))
+    assert [stored for stored, _ in seen] == [CHUNK * n for n in range(1, 7)]
+    assert all(ahead <= stored + 2 * CHUNK for stored, ahead in seen)
+
+
+def test_what_follows_a_chunk_is_read_before_the_towers_are_asked(matcher: Matcher) -> None:
+    read: list[str] = []
+    rows = [row(n, f"q{n}", f"title {n}") for n in range(2 * CHUNK)]
+
+    def watched() -> Iterator[Listing]:
+        for one in rows:
+            read.append(one.id or "")
+            yield one
+
+    index_rows(matcher, [row(1, "a", "aaa")], "default", lambda _: None)
+    next(iter(match_rows(matcher, watched(), MatchOptions(), lambda _: None)))
+    assert len(read) == 2 * CHUNK
