@@ -71,8 +71,8 @@ def rare_overlap(title: str, others: Sequence[str], context: Sequence[str]) -> D
 
 
 def _whole(weight: float) -> int:
-    """Returns a whole number of millionths: sums of those do not depend on the order of words in a set."""
-    return round(weight * 1e6)
+    """Returns a whole number of billionths: sums of those do not depend on the order of words in a set."""
+    return round(weight * 1e9)
 
 
 def words_of(title: str) -> frozenset[str]:

@@ -37,10 +37,7 @@ def rows(name: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matcher]:
     """The default bundle with the sample catalog indexed."""
-    folder = tmp_path_factory.mktemp("sample")
-    settings = Settings(
-        bundle=BUNDLE, data_dir=folder / "data", device="cpu", engine="auto", engine_cache=folder / "engines"
-    )
+    settings = Settings(bundle=BUNDLE, data_dir=tmp_path_factory.mktemp("sample") / "data", device="cpu", engine="torch")
     matcher = build_matcher(settings)
     index_rows(matcher, read_table(SAMPLES / "catalog.csv"), "default", lambda done: None)
     yield matcher
