@@ -1,6 +1,7 @@
 """The engines, in a process of their own.
 
-Once OpenVINO is loaded, a SIGTERM that Python would handle ends the process, and the tests of training send some.
+In a process that had converted towers, a SIGTERM that Python would have handled was seen to end it, and the tests of training
+send some. The service stops in order all the same.
 """
 
 from __future__ import annotations
