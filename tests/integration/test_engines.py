@@ -1,7 +1,7 @@
 """The engines, in a process of their own.
 
-In a process that had converted towers, a SIGTERM that Python would have handled was seen to end it, and the tests of training
-send some. The service stops in order all the same.
+In a process that had converted towers, a SIGTERM that Python would have handled was seen to end it, and the tests of
+training send some. The service stops in order all the same.
 """
 
 from __future__ import annotations
