@@ -241,6 +241,8 @@ def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:
 
 def once(values: Sequence[Value], key: Callable[[Value], Hashable]) -> tuple[list[Value], list[int]]:
     """Returns the first of each set of values with one key, in order, and which of them stands for each value."""
+    if len(values) < 2:  # a single request, most of the time: nothing to share, and digests cost
+        return list(values), list(range(len(values)))
     places: dict[Hashable, int] = {}
     standing = [places.setdefault(key(value), len(places)) for value in values]
     firsts = dict(zip(reversed(standing), reversed(values), strict=True))

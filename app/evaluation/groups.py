@@ -168,7 +168,8 @@ def _judged(
         closeness, (low, high) = edges_of(table.rows, table.others, over).probability, DOUBTFUL_OVER
     doubtful = (closeness >= low) & (closeness <= high)
     # one photo says nothing about amounts, and what is not mutual is not joined
-    doubtful &= edges_of(table.rows, table.others, vetoed.astype(np.float64)).probability == 0
+    n = len(features)
+    doubtful &= ~np.isin(edges.left * n + edges.right, _positions(table, n)[vetoed])
     if steps.mutual:
         doubtful &= edges.mutual
     found = check(edges, closeness, doubtful, photos, progress)

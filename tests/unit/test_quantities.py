@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.core.quantities import KINDS, Comparison, Facts, Verdict, compare_facts, read_facts, vetoes
+from app.core.quantities import KINDS, Comparison, Facts, Verdict, compare_facts, read_facts
 from app.core.quantities.codes import is_variant, similarity
 from app.core.quantities.facts import Value
 from app.core.quantities.read import MAX_FACTS
@@ -55,6 +56,11 @@ def table(name: str) -> list[dict[str, str]]:
 
 def compared(left: str, right: str) -> dict[str, Comparison]:
     return compare_facts(read_facts(left), read_facts(right))
+
+
+def vetoes(comparisons: Mapping[str, Comparison]) -> tuple[Comparison, ...]:
+    """The conflicts that keep two listings apart, in the order of KINDS."""
+    return tuple(comparisons[kind] for kind in KINDS if comparisons[kind].firm)
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row["title"]) for row in table("quantity_titles.csv")])

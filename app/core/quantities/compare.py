@@ -59,7 +59,7 @@ class Comparison(NamedTuple):
             codes of which one is the other with something added are ABSENT too: a sibling, or the same with a suffix.
         left, right: what the titles say, written for people; "" if nothing.
         similarity: how close the closest values are, in [0, 1]: smaller over larger amount, or what codes share.
-        firm: a conflict that two listings of one product do not have, see `vetoes`.
+        firm: a conflict that two listings of one product do not have: such a pair is vetoed.
     """
 
     kind: str
@@ -205,8 +205,3 @@ def _compare_codes(left: Facts, right: Facts) -> Comparison:
     close = min(0.999, max(similarity(*pair) for pair in pairs))
     near = any(is_variant(*pair) for pair in pairs)
     return Comparison("model", _ABSENT if near else _CONFLICT, ours, theirs, close)
-
-
-def vetoes(comparisons: Mapping[str, Comparison]) -> tuple[Comparison, ...]:
-    """Returns the conflicts that are strong enough that the two cannot be the same product, in the order of `KINDS`."""
-    return tuple(comparisons[kind] for kind in _FIRM_BELOW if comparisons[kind].firm)
