@@ -32,16 +32,18 @@ def colour_histogram(photos: Tensor, maps: Tensor) -> Tensor:
     Returns:
         `(n, WIDTH)` float32 unit rows.
     """
-    small = functional.adaptive_avg_pool2d(photos.float(), _SIDE_PX)
-    energy = maps.detach().float().square().mean(1, keepdim=True)
-    weights = functional.interpolate(energy, size=small.shape[2:], mode="bilinear").flatten(1) + 1e-6
-    weights = weights / weights.sum(1, keepdim=True)
-    light, across, along = (
-        _soft(channel, *how) for channel, how in zip(_lab(small).unbind(1), _RANGES, strict=True)
-    )  # fmt: skip
-    hues = torch.einsum("npa,npb->npab", across, along).flatten(2)
-    shares = torch.bmm((light * weights[:, :, None]).transpose(1, 2), hues).flatten(1)
-    return shares.sqrt()
+    # three digits of bfloat16 are less than a bin: float32, whatever the precision around
+    with torch.autocast(photos.device.type, enabled=False):
+        small = functional.adaptive_avg_pool2d(photos.float(), _SIDE_PX)
+        energy = maps.detach().float().square().mean(1, keepdim=True)
+        weights = functional.interpolate(energy, size=small.shape[2:], mode="bilinear").flatten(1) + 1e-6
+        weights = weights / weights.sum(1, keepdim=True)
+        light, across, along = (
+            _soft(channel, *how) for channel, how in zip(_lab(small).unbind(1), _RANGES, strict=True)
+        )  # fmt: skip
+        hues = torch.einsum("npa,npb->npab", across, along).flatten(2)
+        shares = torch.bmm((light * weights[:, :, None]).transpose(1, 2), hues).flatten(1)
+        return shares.sqrt()
 
 
 def _lab(photos: Tensor) -> Tensor:

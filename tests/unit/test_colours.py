@@ -85,3 +85,12 @@ def test_colours_join_the_pooled_maps_of_any_family(architecture: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(coloured.features(pixels)[:, :own], plainly.features(pixels))
         torch.testing.assert_close(coloured.features(pixels)[:, own:].norm(dim=1), torch.ones(2), atol=1e-4, rtol=0)
+
+
+def test_colours_are_counted_in_float32_under_bfloat16() -> None:
+    photos = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    maps = torch.rand(2, 4, 2, 2, generator=torch.Generator().manual_seed(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = colour_histogram(photos, maps)
+    assert under.dtype == torch.float32
+    assert torch.equal(under, colour_histogram(photos, maps))
