@@ -17,6 +17,7 @@ from app.encoders.image import ImageTower
 from app.encoders.multimodal import BATCH, load_image_tower, load_title_tower
 from app.encoders.preprocess import InputLimits, clean_title, read_photo
 from app.encoders.pretrained import origin_of
+from app.encoders.quantise import Precision
 from app.encoders.title import TitleTokens, TitleTower
 from app.errors import AppError, InvalidInput
 from app.listings import BadRow, Listing
@@ -37,7 +38,7 @@ class Recipe:
     title: pretrained.TitleOptions = field(default_factory=pretrained.TitleOptions)
     image_dim: int | None = None
     title_dim: int | None = None
-    half: bool = True
+    precision: Precision = "fp16"
 
 
 def create(
@@ -70,9 +71,9 @@ def create(
     def fill(folder: Path) -> Manifest:
         image = title = None
         if recipe.image_encoder is not None:
-            image = pretrained.image_tower(recipe.image_encoder, recipe.image, folder, recipe.half)
+            image = pretrained.image_tower(recipe.image_encoder, recipe.image, folder, recipe.precision)
         if recipe.title_encoder is not None:
-            title = pretrained.title_tower(recipe.title_encoder, recipe.title, folder, recipe.half)
+            title = pretrained.title_tower(recipe.title_encoder, recipe.title, folder, recipe.precision)
         spec = EncoderSpec(image=image, title=title, fusion=FusionSpec(weight=weight))
         spec = _fit_projections(spec, recipe, folder, listings, tick)
         (folder / "README.md").write_text(card or _plain_card(out.name, recipe), "utf-8")
@@ -104,7 +105,7 @@ def _fit_projections(
                 np.concatenate([np.zeros((0, tower.spec.features), np.float32), *features]), dim
             )
             int8_words = name == "title" and recipe.title.int8_words
-            pretrained.save_tower(tower.backbone, projection, folder / tower.spec.weights, recipe.half, int8_words)
+            pretrained.save_tower(tower.backbone, projection, folder / tower.spec.weights, recipe.precision, int8_words)
             changes[name] = tower.spec.model_copy(update={"dim": dim, "projection": True})
     return spec.model_copy(update=changes)
 

@@ -1,4 +1,4 @@
-"""`python -m app bundle create | ensemble | inspect | verify`."""
+"""`python -m app bundle create | ensemble | average | inspect | verify`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from app.core.spec import ImageSpec, TitleSpec
 
 if TYPE_CHECKING:
     from app.model_store import Manifest
+
+StoredAs = Annotated[
+    Literal["fp16", "fp32", "int8"], typer.Option(help="How weights are stored; int8: with a scale per output.")
+]
 
 app = typer.Typer(help="Make, look at and check model bundles.", no_args_is_help=True)
 
@@ -35,7 +39,7 @@ def create(
     fit_on: Annotated[Path | None, typer.Option(help="Listings that projections are fitted to.")] = None,
     image_dim: Annotated[int | None, typer.Option(help="Project photos to so many principal components.")] = None,
     title_dim: Annotated[int | None, typer.Option(help="Project titles to so many principal components.")] = None,
-    precision: Annotated[Literal["fp16", "fp32"], typer.Option(help="How weights are stored.")] = "fp16",
+    precision: StoredAs = "fp16",
     card: Annotated[Path | None, typer.Option(help="Model card (Markdown) to put into the bundle.")] = None,
     images: Images = None,
     id_column: IdColumn = None,
@@ -53,7 +57,7 @@ def create(
     kept_scripts = tuple(scripts.split(",")) if scripts else None
     recipe = Recipe(
         image_encoder, title_encoder, weight, ImageOptions(pooling=pooling, framing=framing, size=image_size),
-        TitleOptions(prefix, max_tokens, vocabulary, kept_scripts, int8_words), image_dim, title_dim, precision == "fp16",
+        TitleOptions(prefix, max_tokens, vocabulary, kept_scripts, int8_words), image_dim, title_dim, precision,
     )  # fmt: skip
     text = card.read_text("utf-8") if card else None
     if fit_on is None:
@@ -90,6 +94,20 @@ def ensemble(
         "Its thresholds are means of the bundles' own. Fit them next: "
         f"python -m app calibrate --bundle {out} --listings FILE", soft_wrap=True
     )  # fmt: skip
+
+
+@app.command()
+def average(
+    bundles: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Runs that began at the same towers.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle; its name is the bundle's name.")],
+    precision: StoredAs = "fp16",
+) -> None:
+    """Make one bundle with the mean weights of several runs: one tower's time, better on products none of them saw."""
+    from app.averaging import average as mean_of
+
+    bundle = mean_of(bundles, out, precision)
+    console.print(f"Written: {bundle.label}, the mean of {len(bundles)}, {size(bundle.size_bytes)}, in {out}.")
+    console.print(f"Fit its thresholds next: python -m app calibrate --bundle {out} --listings FILE", soft_wrap=True)
 
 
 def _numbers(text: str) -> list[float]:

@@ -75,7 +75,9 @@ def train(
     vocabulary: Annotated[int | None, typer.Option(help="Keep only so many pieces of a Unigram vocabulary.")] = None,
     scripts: Annotated[str, typer.Option(help="With --vocabulary: keep words of these, e.g. latin,cjk,thai.")] = "",
     int8_words: Annotated[bool, typer.Option("--int8-words", help="Store word embeddings in 8 bits.")] = False,
-    storage: Annotated[Literal["fp16", "fp32"], typer.Option(help="How weights are stored.")] = "fp16",
+    storage: Annotated[
+        Literal["fp16", "fp32", "int8"], typer.Option(help="How weights are stored; int8: with a scale per output.")
+    ] = "fp16",
     # the run; what is not given has the default of app.training.config.TrainingConfig
     epochs: Annotated[int | None, typer.Option(help="Passes over the listings. Default: 15.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Listings per step and process. Default: 64.")] = None,
@@ -147,7 +149,7 @@ def train(
 
     if trained.main:
         how = Finish(
-            out, folder, towers, config, Storage(storage == "fp16", int8_words), criterion,
+            out, folder, towers, config, Storage(storage, int8_words), criterion,
             " ".join(["python -m app", *sys.argv[1:]]), device,
         )  # fmt: skip
         bundle = finish(trained, parts, how, progress)

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from app.core.spec import ImageSpec, Preprocessing, TitleSpec
 from app.encoders import colours
-from app.encoders.quantise import quantised
+from app.encoders.quantise import Precision, stored_as
 from app.encoders.vocabulary import keep_likeliest
 from app.errors import InvalidInput
 
@@ -64,7 +64,7 @@ def origin_of(source: str | None) -> str | None:
     return Path(source).stem if source and Path(source).exists() else source
 
 
-def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> ImageSpec:
+def image_tower(source: str, options: ImageOptions, out: Path, precision: Precision) -> ImageSpec:
     """Writes the image tower's weights into `out`.
 
     Args:
@@ -72,7 +72,7 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
             named after its timm architecture.
         options: how it is used.
         out: the bundle's folder.
-        half: store float16 instead of float32; the tower computes in float32 either way.
+        precision: how its weights are stored.
 
     Raises:
         InvalidInput: nothing of that name can be loaded.
@@ -86,7 +86,7 @@ def image_tower(source: str, options: ImageOptions, out: Path, half: bool) -> Im
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    save_tower(backbone, None, out / IMAGE_WEIGHTS, half)
+    save_tower(backbone, None, out / IMAGE_WEIGHTS, precision)
     features = _width(backbone, preprocessing.size) + (colours.WIDTH if options.colours else 0)
     return ImageSpec(
         architecture=architecture, weights=IMAGE_WEIGHTS, pooling=options.pooling, gem_power=options.gem_power,
@@ -127,14 +127,14 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> TitleSpec:
+def title_tower(source: str, options: TitleOptions, out: Path, precision: Precision) -> TitleSpec:
     """Writes the title tower's weights, configuration and tokenizer into `out`.
 
     Args:
         source: a Hugging Face name (downloaded) or a local folder; code that it may bring is never run.
         options: how it is used.
         out: the bundle's folder.
-        half: store float16 instead of float32.
+        precision: how its weights are stored.
 
     Raises:
         InvalidInput: nothing of that name can be loaded, or it has no fast tokenizer.
@@ -167,7 +167,7 @@ def title_tower(source: str, options: TitleOptions, out: Path, half: bool) -> Ti
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(out / TOKENIZER), pretty=False)
-    save_tower(backbone, None, out / TITLE_WEIGHTS, half, int8_words=options.int8_words)
+    save_tower(backbone, None, out / TITLE_WEIGHTS, precision, int8_words=options.int8_words)
     features = int(backbone.config.hidden_size)
     return TitleSpec(
         config=TITLE_CONFIG, tokenizer=TOKENIZER, weights=TITLE_WEIGHTS, prefix=options.prefix,
@@ -195,19 +195,16 @@ def save_tower(
     backbone: torch.nn.Module,
     projection: torch.nn.Linear | None,
     file: Path,
-    half: bool,
+    precision: Precision,
     int8_words: bool = False,
     others: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
     """Writes a tower's weights, and `others` by name, under the names that `ImageTower` and `TitleTower` load."""
-    parts = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    parts = {f"backbone.{name}": tensor.detach() for name, tensor in backbone.state_dict().items()}
     if projection is not None:
-        parts |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
-    parts |= others
-    wanted = torch.float16 if half else torch.float32
-    stored = {name: t.to(wanted) if t.is_floating_point() else t for name, t in parts.items()}
+        parts |= {f"projection.{name}": tensor.detach() for name, tensor in projection.state_dict().items()}
+    narrow = []
     if int8_words:
         table = cast("Any", backbone).get_input_embeddings().weight
-        name = next(f"backbone.{name}" for name, tensor in backbone.named_parameters() if tensor is table)
-        stored |= quantised(name, table.detach())
-    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file)
+        narrow.append(next(f"backbone.{name}" for name, tensor in backbone.named_parameters() if tensor is table))
+    save_file(stored_as(parts | dict(others), precision, narrow), file)

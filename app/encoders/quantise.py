@@ -1,14 +1,16 @@
-"""Word embeddings in 8 bits: a quarter of the bytes of the largest table of a multilingual transformer."""
+"""Weights in 8 bits: a quarter of the bytes, of the largest table of a multilingual transformer or of a whole tower."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Collection
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 SCALE = ".scale"
+Precision = Literal["fp32", "fp16", "int8"]  # how weights are stored; towers compute in float32 either way
 
 
 def quantised(name: str, table: Tensor) -> dict[str, Tensor]:
@@ -16,11 +18,27 @@ def quantised(name: str, table: Tensor) -> dict[str, Tensor]:
 
     Args:
         name: of the table among the tower's weights.
-        table: `(rows, width)`.
+        table: `(rows, ...)`: words, the outputs of a matrix or the output channels of a convolution.
     """
     wide = table.float()
-    scale = wide.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+    scale = wide.abs().amax(dim=tuple(range(1, wide.ndim)), keepdim=True).clamp(min=1e-12) / 127
     return {name: (wide / scale).round().to(torch.int8), name + SCALE: scale}
+
+
+def stored_as(weights: dict[str, Tensor], precision: Precision, narrow: Collection[str] = ()) -> dict[str, Tensor]:
+    """Returns a tower's weights as they are written to a file.
+
+    Args:
+        weights: by name, in float32.
+        precision: `int8` stores matrices and convolutions in 8 bits with a scale per output, and the rest in float16.
+        narrow: tables that are stored in 8 bits whatever the precision.
+    """
+    wanted = torch.float32 if precision == "fp32" else torch.float16
+    found = {name: t.to(wanted) if t.is_floating_point() else t for name, t in weights.items()}
+    for name, tensor in weights.items():
+        if name in narrow or (precision == "int8" and tensor.is_floating_point() and tensor.ndim > 1):
+            found |= quantised(name, tensor)
+    return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
 def dequantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:

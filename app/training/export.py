@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from app.core.spec import EncoderSpec
 from app.encoders.image import ImageTower
 from app.encoders.pretrained import save_tower
-from app.encoders.quantise import dequantised
+from app.encoders.quantise import Precision, dequantised
 from app.encoders.title import TitleTower
 from app.training.model import NormalisedTower, TrainingModel
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How weights are stored: `half` in float16 instead of float32; `int8_words` the word embeddings in 8 bits."""
+    """How weights are stored; `int8_words` the word embeddings in 8 bits, whatever the rest."""
 
-    half: bool = True
+    precision: Precision = "fp16"
     int8_words: bool = False
 
 
@@ -41,10 +41,10 @@ def write_towers(model: TrainingModel, start: Path, folder: Path, storage: Stora
     spec, keep = model.spec, model.config.keep
     if model.image is not None and spec.image is not None:
         blend(model.image.tower.backbone, start / spec.image.weights, keep)
-        _write(model.image, folder / spec.image.weights, storage.half, False)
+        _write(model.image, folder / spec.image.weights, storage.precision, False)
     if model.title is not None and spec.title is not None:
         blend(model.title.tower.backbone, start / spec.title.weights, keep)
-        _write(model.title, folder / spec.title.weights, storage.half, storage.int8_words)
+        _write(model.title, folder / spec.title.weights, storage.precision, storage.int8_words)
         for name in (spec.title.config, spec.title.tokenizer):
             shutil.copyfile(start / name, folder / name)
     if model.config.fusion == "concat-norm" and spec.image is not None and spec.title is not None:
@@ -54,11 +54,11 @@ def write_towers(model: TrainingModel, start: Path, folder: Path, storage: Stora
 
 
 def _write(
-    tower: NormalisedTower[ImageTower] | NormalisedTower[TitleTower], file: Path, half: bool, int8_words: bool
+    tower: NormalisedTower[ImageTower] | NormalisedTower[TitleTower], file: Path, precision: Precision, int8_words: bool
 ) -> None:
     ngrams = getattr(tower.tower, "ngrams", None)
     extra: dict[str, Tensor] = {"ngrams.weight": ngrams.weight.detach()} if ngrams is not None else {}
-    save_tower(tower.tower.backbone, tower.folded(), file, half, int8_words, extra)
+    save_tower(tower.tower.backbone, tower.folded(), file, precision, int8_words, extra)
 
 
 @torch.no_grad()

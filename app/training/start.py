@@ -81,13 +81,13 @@ def prepare(towers: Towers, folder: Path) -> tuple[EncoderSpec, ImageTower | Non
 def _prepared(towers: Towers, weight: float, folder: Path) -> tuple[EncoderSpec, ImageTower | None, TitleTower | None]:
     image_spec = title_spec = image = title = None
     if towers.image_encoder is not None:
-        plain = pretrained.image_tower(towers.image_encoder, towers.image, folder, half=False)
+        plain = pretrained.image_tower(towers.image_encoder, towers.image, folder, "fp32")
         start = load_image_tower(EncoderSpec(image=plain, title=None, fusion=FusionSpec(weight=1.0)), folder)
         image_spec = plain.model_copy(update={"projection": True, "dim": min(towers.image_dim, plain.features)})
         image = ImageTower(image_spec)
         image.backbone.load_state_dict(start.backbone.state_dict())
     if towers.title_encoder is not None:
-        plain_title = pretrained.title_tower(towers.title_encoder, towers.title, folder, half=False)
+        plain_title = pretrained.title_tower(towers.title_encoder, towers.title, folder, "fp32")
         begin = load_title_tower(EncoderSpec(image=None, title=plain_title, fusion=FusionSpec(weight=0.0)), folder)
         own = min(towers.title_dim, plain_title.features)
         extra = towers.ngrams.dim if towers.ngrams else 0

@@ -18,7 +18,7 @@ from tests import tiny
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[TitleTower, TitleTokens]:
     folder = tmp_path_factory.mktemp("title")
     options = pretrained.TitleOptions("", 48)
-    spec = pretrained.title_tower(str(tiny.title_encoder(folder)), options, folder, half=False)
+    spec = pretrained.title_tower(str(tiny.title_encoder(folder)), options, folder, "fp32")
     tower = load_title_tower(EncoderSpec(image=None, title=spec, fusion=FusionSpec(weight=0.0)), folder)
     return tower.eval(), TitleTokens(spec, folder / spec.tokenizer)
 
