@@ -10,14 +10,16 @@ from itertools import pairwise
 from app.errors import InvalidInput
 
 MODALITIES = ("fused", "image", "title")
+HIGHEST = 0.95  # to which a threshold rises with the gallery: beyond it not even copies would match
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """Cosine thresholds fitted per modality of the query and per gallery size.
 
-    A larger gallery holds more look-alikes, so the best threshold rises with its size: points are stored as
-    fitted and interpolated in log(size); outside the fitted range the nearest point counts.
+    A larger gallery holds more look-alikes, so the best threshold rises with its size: points are stored as fitted and
+    interpolated in log(size). Beyond the largest one it goes on rising as it did while the gallery last grew by a factor
+    of e (measured in docs/experiments.md); below the smallest one that point counts.
 
     Attributes:
         points: modality (`fused`, `image`, `title`: what the *query* has) -> ((gallery size, threshold), ...),
@@ -49,11 +51,19 @@ class Thresholds:
         points = self.points.get(modality)
         if points is None:
             raise InvalidInput(f"the model has no threshold for {modality} queries: send what it was built for.")
-        size = max(1, gallery)
-        if size <= points[0][0]:
-            return points[0][1]
-        for (low, at_low), (high, at_high) in pairwise(points):
-            if size <= high:
-                share = (math.log(size) - math.log(low)) / (math.log(high) - math.log(low))
-                return round(at_low + share * (at_high - at_low), 6)
-        return points[-1][1]
+        largest, last = points[-1]
+        if gallery <= largest:
+            return _between(points, max(1, gallery))
+        rise = max(0.0, last - _between(points, largest / math.e))  # by a factor of e; less where all points lie closer
+        return round(max(last, min(HIGHEST, last + rise * math.log(gallery / largest))), 6)
+
+
+def _between(points: Sequence[tuple[int, float]], size: float) -> float:
+    """Returns the threshold for a size up to the largest point's."""
+    if size <= points[0][0]:
+        return points[0][1]
+    for (low, at_low), (high, at_high) in pairwise(points):
+        if size <= high:
+            share = (math.log(size) - math.log(low)) / (math.log(high) - math.log(low))
+            return round(at_low + share * (at_high - at_low), 6)
+    return points[-1][1]

@@ -6,17 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.decision import Thresholds
+from app.core.decision import HIGHEST, Thresholds
 from app.errors import InvalidInput
 
 RISING = Thresholds({"fused": [(100, 0.5), (10_000, 0.7)], "image": [(1, 0.9)]})
 
 
-@pytest.mark.parametrize(
-    ("gallery", "expected"), [(100, 0.5), (10_000, 0.7), (1000, 0.6), (0, 0.5), (1, 0.5), (99, 0.5), (10**9, 0.7)]
-)
+@pytest.mark.parametrize(("gallery", "expected"), [(100, 0.5), (10_000, 0.7), (1000, 0.6), (0, 0.5), (1, 0.5), (99, 0.5)])
 def test_thresholds_are_interpolated_in_the_logarithm_of_the_gallery(gallery: int, expected: float) -> None:
     assert RISING.at("fused", gallery) == expected
+
+
+@pytest.mark.parametrize(("gallery", "expected"), [(100_000, 0.8), (1_000_000, 0.9), (10**9, HIGHEST)])
+def test_beyond_the_largest_gallery_thresholds_go_on_rising(gallery: int, expected: float) -> None:
+    assert RISING.at("fused", gallery) == pytest.approx(expected, abs=1e-5)
+
+
+def test_how_they_rise_is_seen_over_a_factor_of_e_at_least() -> None:
+    close = Thresholds({"fused": [(100, 0.4), (9_999, 0.5), (10_000, 0.501)], "title": [(9_999, 0.5), (10_000, 0.501)]})
+    assert close.at("fused", 100_000) == pytest.approx(0.501 + (0.501 - close.at("fused", 3_679)) * math.log(10), abs=1e-4)
+    assert close.at("title", 100_000) == pytest.approx(0.501 + 0.001 * math.log(10), abs=1e-6)
+
+
+def test_thresholds_that_fall_or_are_higher_already_stay() -> None:
+    assert Thresholds({"fused": [(10, 0.6), (1000, 0.5)]}).at("fused", 10**6) == 0.5
+    assert Thresholds({"fused": [(10, 0.6), (1000, 0.99)]}).at("fused", 10**6) == 0.99
 
 
 @pytest.mark.parametrize("gallery", [0, 1, 10**6])

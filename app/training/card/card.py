@@ -261,7 +261,8 @@ def _thresholds(thresholds: Thresholds) -> list[str]:
         return ["There are none: calibrate the bundle before it is used."]
     rule = (
         "A listing matches if its score is at or above the threshold for what the query has and for the size of the "
-        "catalog. Between two sizes it is interpolated in the logarithm of the size; beyond them the nearest counts."
+        "catalog. Between two sizes it is interpolated in the logarithm of the size; beyond the largest it goes on rising, "
+        "below the smallest that one counts."
     )
     return [rule, table(("query has", "gallery", "threshold"), rows)]
 
