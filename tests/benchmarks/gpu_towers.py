@@ -66,7 +66,7 @@ def plain(name: str, spec: EncoderSpec, folder: Path, precision: torch.dtype, *,
         title.narrow(precision)
     layout = torch.channels_last if last else torch.contiguous_format
     for tower in (image, title):
-        tower.eval().requires_grad_(False).to("cuda").to(memory_format=layout)  # type: ignore[call-overload]
+        tower.eval().requires_grad_(False).to("cuda").to(memory_format=layout)
     around = (lambda: torch.autocast("cuda", dtype=precision)) if autocast else nullcontext
     return Variant(name, image, title, around, last)
 

@@ -25,7 +25,7 @@ from app.encoders.quantise import quantised
 from app.encoders.title import TitleTower, read_config
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
-_WORDS = 9  # of a title: about as many as the longer half of a shop's titles has
+_WORDS = (2, 12)  # of a title: about 22 tokens, as shops have
 
 
 def complete(spec: EncoderSpec, source: Path, target: Path) -> list[str]:
@@ -99,4 +99,4 @@ def titles(count: int) -> list[str]:
     with (SAMPLES / "catalog.csv").open(encoding="utf-8", newline="") as stream:
         words = " ".join(row["title"] for row in csv.DictReader(stream)).split()
     draw = random.Random(0)
-    return [" ".join(draw.sample(words, draw.randint(2, 2 * _WORDS - 2))) for _ in range(count)]
+    return [" ".join(draw.sample(words, draw.randint(*_WORDS))) for _ in range(count)]

@@ -8,8 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from app.core.spec import NgramSpec
 from app.encoders.ngrams import NgramPart, NgramReader
@@ -165,3 +167,20 @@ def test_gradients_reach_the_weights_of_the_ngrams_that_occur_and_no_others() ->
     assert touched <= occurring
     shared, alone = (abs(murmur3(one.encode())) % SPEC.buckets for one in (" acme", "kettl"))
     assert float(part.weight.grad[shared]) > 0 > float(part.weight.grad[alone])
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=6),
+    st.sampled_from([SPEC, NgramSpec(shortest=1, longest=3, buckets=1024), NgramSpec(shortest=5, longest=10)]),
+)
+def test_entries_are_those_of_scikit_learn(titles: list[str], spec: NgramSpec) -> None:
+    found = NgramReader(spec)([*titles, "acme 100"])
+    oracle = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(spec.shortest, spec.longest), n_features=spec.buckets, norm=None,
+        alternate_sign=False, dtype=np.float32,
+    )  # fmt: skip
+    wanted = oracle.transform([*titles, "acme 100"])
+    assert found.titles == len(titles) + 1
+    assert found.rows.tolist() == np.repeat(np.arange(len(titles) + 1), np.diff(wanted.indptr)).tolist()
+    assert found.buckets.tolist() == wanted.indices.tolist()
+    assert torch.equal(found.counts, 1 + torch.from_numpy(wanted.data).log())
