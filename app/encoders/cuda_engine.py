@@ -7,7 +7,8 @@ but for inputs of one size only: a tower is captured at a few sizes when it is l
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -102,7 +103,7 @@ def record(run: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Te
     """
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
+    with _fastest_convolutions():
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):  # libraries choose their kernels, and take their memory
                 run()
@@ -112,6 +113,17 @@ def record(run: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Te
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             output = run()
     return graph.replay, output
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Lets cuDNN time its kernels instead of guessing, which pays where sizes are few."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def next_size(wanted: Sequence[int], sizes: Sequence[Sizes]) -> Sizes | None:

@@ -1,8 +1,8 @@
 """What runs each tower of a bundle: PyTorch, or the engine that the runtime asks for where that can.
 
 An engine must give the vectors that PyTorch gives. Every converted tower is compared with PyTorch on a few probes whenever
-it is loaded, and a tower that does not agree, or cannot be converted, runs in PyTorch. On a GPU a tower is captured in the
-first precision whose vectors agree.
+it is loaded, and a tower that does not agree, or cannot be converted, runs in PyTorch. On a GPU a tower runs in the first
+precision whose vectors agree.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _TITLES_TOGETHER = 4  # measured in docs/performance.md: a call costs as much as
 _PROBE_TITLES = ("a", "Sepatu lari pria 42", "Rice 1kg, 2 x 500 ml \u7c73", "long title " * 200)
 
 Inputs = tuple[NDArray[Any], ...]
+OnDevice = Callable[..., Tensor]
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class _ConvertedTitle:
 class _CapturedImage:
     """`(n, 3, size, size)` uint8 pixels on the GPU -> `(n, dim)` float32 unit vectors, like `ImageTower`."""
 
-    def __init__(self, run: Captured) -> None:
+    def __init__(self, run: OnDevice) -> None:
         self._run = run
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class _CapturedImage:
 class _CapturedTitle:
     """A batch of `n` titles on the GPU -> `(n, dim)` float32 unit vectors, like `TitleTower`; n-grams stay outside."""
 
-    def __init__(self, run: Captured, spec: TitleSpec, ngrams: NgramPart | None) -> None:
+    def __init__(self, run: OnDevice, spec: TitleSpec, ngrams: NgramPart | None) -> None:
         self._run, self._spec, self._ngrams = run, spec, ngrams
 
     def __call__(self, batch: TitleBatch) -> Tensor:
@@ -221,26 +222,38 @@ def _wanted(source: _Source, module: nn.Module) -> Floats:
         return np.concatenate([module(*map(torch.from_numpy, probe)).numpy() for probe in source.probes])
 
 
-def _capture(source: _Source, device: torch.device) -> Captured | None:
-    """Returns a tower on the GPU in the first precision that agrees, or None where PyTorch must do: the log says why."""
+def _capture(source: _Source, device: torch.device) -> OnDevice | None:
+    """Returns a tower on the GPU in the first precision that agrees, None if none does: the log says why."""
     wanted = _wanted(source, source.build())
     whole = source.probes[-1]
     rows = wanted[-len(whole[0]) :]
     probes = [*source.probes, *(_repeated(whole, count) for count in source.sizes[0])]  # every graph is looked at
     wanted = np.concatenate([wanted, *(_repeated((rows,), count)[0] for count in source.sizes[0])])
-    like = [torch.from_numpy(one).to(device) for one in source.example]
     for precision in PRECISIONS:
         try:
-            found = Captured(_narrowed(source, precision, device), like, source.sizes)
+            found = _captured(source, precision, device)
             if agrees(_on_device(found, device), probes, wanted, LEAST_COSINE):
-                log.info("the tower '%s' runs as a CUDA graph in %s", source.name, precision)
                 return found
             why = f"the vectors are not those of float32 on the CPU (cosine below {LEAST_COSINE})"
         except RuntimeError as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        log.warning("the tower '%s' cannot run as a CUDA graph in %s: %s", source.name, precision, why)
-    log.warning("the tower '%s' runs in PyTorch on the GPU, kernel by kernel, in float32", source.name)
+            why = _one_line(error)
+        log.warning("the tower '%s' does not run in %s: %s", source.name, precision, why)
     return None
+
+
+def _captured(source: _Source, precision: torch.dtype, device: torch.device) -> OnDevice:
+    module: Any = source.build()
+    module.tower.narrow(precision)
+    placed: nn.Module = module.to(device, memory_format=torch.channels_last)
+    try:
+        return Captured(placed, [torch.from_numpy(one).to(device) for one in source.example], source.sizes)
+    except RuntimeError as error:
+        log.warning("the tower '%s' is no CUDA graph and runs kernel by kernel: %s", source.name, _one_line(error))
+        return placed
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _repeated(inputs: Inputs, count: int) -> Inputs:
@@ -248,14 +261,7 @@ def _repeated(inputs: Inputs, count: int) -> Inputs:
     return tuple(np.resize(one, (count, *one.shape[1:])) for one in inputs)
 
 
-def _narrowed(source: _Source, precision: torch.dtype, device: torch.device) -> nn.Module:
-    module: Any = source.build()
-    module.tower.narrow(precision)
-    placed: nn.Module = module.to(device, memory_format=torch.channels_last)
-    return placed
-
-
-def _on_device(model: Captured, device: torch.device) -> Callable[..., Floats]:
+def _on_device(model: OnDevice, device: torch.device) -> Callable[..., Floats]:
     def run(*inputs: NDArray[Any]) -> Floats:
         with torch.inference_mode():
             rows: Floats = model(*(torch.from_numpy(one).to(device) for one in inputs)).float().cpu().numpy()

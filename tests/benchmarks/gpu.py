@@ -45,13 +45,13 @@ def chunk_of(bench: Bench, encoder: MultimodalEncoder) -> int:
 
 def from_bytes(bench: Bench, encoder: MultimodalEncoder, items: list[Item], readers: int, embedders: int) -> float:
     """Returns products per second as `index` makes them: some threads read what comes next while others embed."""
-    end = time.perf_counter() + 2 * bench.seconds + 0.5
+    size, end = chunk_of(bench, encoder), time.perf_counter() + 2 * bench.seconds + 0.5
     marks: list[tuple[int, float]] = []
     waiting: list[Future[tuple[int, float]]] = []
 
     def until_the_end() -> Iterator[Item]:
-        for item in cycle(items):
-            if time.perf_counter() > end:
+        for number, item in enumerate(cycle(items)):
+            if time.perf_counter() > end and number > 5 * size:
                 return
             yield item
 
@@ -59,14 +59,12 @@ def from_bytes(bench: Bench, encoder: MultimodalEncoder, items: list[Item], read
         return len(embed(encoder, chunk)), time.perf_counter()
 
     with ThreadPoolExecutor(readers) as pool, ThreadPoolExecutor(embedders) as towers:
-        chunks = read_ahead(pool, lambda item: _read(encoder, item), until_the_end(), chunk_of(bench, encoder))
+        chunks = read_ahead(pool, lambda item: _read(encoder, item), until_the_end(), size)
         for _, outcomes in chunks:
             waiting.append(towers.submit(finish, list(outcomes)))
             if len(waiting) > embedders:
                 marks.append(waiting.pop(0).result())
         marks += [one.result() for one in waiting]
-    if len(marks) < 4:
-        raise RuntimeError(f"only {len(marks)} chunks were done: give it more --seconds")
     # without the first, before which nothing is read yet, and the last, beside which nothing is read any more
     counted = marks[1:-1]
     return sum(count for count, _ in counted) / (counted[-1][1] - marks[0][1])

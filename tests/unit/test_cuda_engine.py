@@ -5,7 +5,6 @@ A stand-in for the graph computes again on the same memory, and what a GPU would
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -169,9 +168,8 @@ def sources(made: Made) -> tuple[engines._Source, engines._Source]:
     return replace(image, sizes=((1, 4),)), replace(title, sizes=((1, 8), (8, 32)))
 
 
-def precision_of(captured: Captured | None) -> torch.dtype:
-    assert captured is not None
-    module: Any = captured._module
+def precision_of(placed: engines.OnDevice | None) -> torch.dtype:
+    module: Any = getattr(placed, "_module", placed)
     found: torch.dtype = next(module.tower.backbone.parameters()).dtype
     return found
 
@@ -223,17 +221,26 @@ def test_every_captured_size_is_compared(made: Made, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("recorder")
-def test_a_tower_that_cannot_be_captured_runs_in_torch(
+def test_a_tower_that_cannot_be_captured_runs_kernel_by_kernel(
     made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(cuda_engine, "record", refuse)
-    with caplog.at_level(logging.WARNING, "app"):
-        assert engines._capture(sources(made)[0], CPU) is None
-    assert caplog.text.count("not permitted") == 3
-    assert "kernel by kernel, in float32" in caplog.text
+    found = engines._capture(sources(made)[0], CPU)
+    assert isinstance(found, nn.Module)
+    assert precision_of(found) == torch.float16
+    assert "kernel by kernel: RuntimeError: operation not permitted" in caplog.text
+
+
+@pytest.mark.usefixtures("recorder")
+def test_a_tower_that_agrees_in_no_precision_is_left_to_torch(
+    made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engines, "agrees", lambda *_: False)
+    assert engines._capture(sources(made)[1], CPU) is None
+    assert caplog.text.count("does not run in") == 3
 
 
 @pytest.mark.parametrize("spoiled", [[[0.0] * 4] * 3, [[float("nan")] * 4] * 3, [[1.0] * 4] * 2])
