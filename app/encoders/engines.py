@@ -236,7 +236,7 @@ def _capture(source: _Source, device: torch.device) -> OnDevice | None:
                 return found
             why = f"the vectors are not those of float32 on the CPU (cosine below {LEAST_COSINE})"
         except RuntimeError as error:
-            why = _one_line(error)
+            why = str(error)
         log.warning("the tower '%s' does not run in %s: %s", source.name, precision, why)
     return None
 
@@ -248,12 +248,8 @@ def _captured(source: _Source, precision: torch.dtype, device: torch.device) -> 
     try:
         return Captured(placed, [torch.from_numpy(one).to(device) for one in source.example], source.sizes)
     except RuntimeError as error:
-        log.warning("the tower '%s' is no CUDA graph and runs kernel by kernel: %s", source.name, _one_line(error))
+        log.warning("the tower '%s' is no CUDA graph and runs kernel by kernel: %s", source.name, error)
         return placed
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _repeated(inputs: Inputs, count: int) -> Inputs:

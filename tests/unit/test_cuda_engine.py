@@ -231,7 +231,7 @@ def test_a_tower_that_cannot_be_captured_runs_kernel_by_kernel(
     found = engines._capture(sources(made)[0], CPU)
     assert isinstance(found, nn.Module)
     assert precision_of(found) == torch.float16
-    assert "kernel by kernel: RuntimeError: operation not permitted" in caplog.text
+    assert "kernel by kernel: operation not permitted" in caplog.text
 
 
 @pytest.mark.usefixtures("recorder")
