@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TypeVar
 
 from app.catalog.base import Stored
 from app.catalog.photo_store import PhotoStore
 from app.catalog.reembed import Reembedding, StaleProduct
 from app.core.answer import Answer
 from app.core.product import Prepared, Product, Scalar, canonical
+from app.embedding import embed, read_ahead, readers
 from app.encoders.multimodal import Encoder
 from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
 from app.listings import BadRow, Listing
-from app.matcher import Matcher, MatchOptions, PreparedProduct, embed
+from app.matcher import Matcher, MatchOptions, PreparedProduct
 
-CHUNK = 64
-READERS = 4
+CHUNK = 64  # rows that are read and committed together, at least
 
-Row = TypeVar("Row")
-Outcome = TypeVar("Outcome")
 Tick = Callable[[int], None]
 
 
@@ -62,8 +58,9 @@ def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str,
     summary = IndexSummary()
     seen: set[str] = set()
     before: tuple[int, Future[list[Stored]]] | None = None
-    with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(1) as writer:
-        for chunk, outcomes in _read_ahead(pool, lambda row: _read(matcher, row, catalog), rows):
+    with ThreadPoolExecutor(readers()) as pool, ThreadPoolExecutor(1) as writer:
+        read = read_ahead(pool, lambda row: _read(matcher, row, catalog), rows, chunk_of(matcher.encoder))
+        for chunk, outcomes in read:
             ready = _to_embed(zip(chunk, outcomes, strict=True), seen, summary)
             drafts = matcher.drafts(ready)
             if before is not None:
@@ -146,8 +143,8 @@ def match_rows(
         except AppError as error:
             return error
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for chunk, outcomes in _read_ahead(pool, read, rows):
+    with ThreadPoolExecutor(readers()) as pool:
+        for chunk, outcomes in read_ahead(pool, read, rows, chunk_of(matcher.encoder)):
             read_rows = list(outcomes)
             answers = iter(matcher.match([item for item in read_rows if isinstance(item, Prepared)], options))
             for row, item in zip(chunk, read_rows, strict=True):
@@ -155,34 +152,9 @@ def match_rows(
             tick(len(chunk))
 
 
-def _read_ahead(
-    pool: Executor, read: Callable[[Row], Outcome], rows: Iterable[Row]
-) -> Iterator[tuple[Sequence[Row], Iterator[Outcome]]]:
-    """Yields chunks of rows with what `read` makes of them, while the chunk after is being read.
-
-    If the rows end with an error, it is raised after the chunks before it have been yielded.
-    """
-    ahead: tuple[Sequence[Row], Iterator[Outcome]] | None = None
-    chunks = _chunks(rows)
-    failure: Exception | None = None
-    while True:
-        try:
-            chunk = next(chunks, None)
-        except Exception as error:  # noqa: BLE001 - raised below, when the chunk before it is done
-            chunk, failure = None, error
-        current, ahead = ahead, None if chunk is None else (chunk, pool.map(read, chunk))
-        if current is not None:
-            yield current
-        if failure is not None:
-            raise failure
-        if ahead is None:
-            return
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[Sequence[Row]]:
-    source = iter(rows)
-    while chunk := list(islice(source, CHUNK)):
-        yield chunk
+def chunk_of(encoder: Encoder) -> int:
+    """Returns how many rows are read and committed together: enough for the towers to work without a pause."""
+    return max(CHUNK, 2 * encoder.batch)
 
 
 def reembed(encoder: Encoder, work: Reembedding, photos: PhotoStore, tick: Tick) -> list[tuple[StaleProduct, AppError]]:
@@ -193,8 +165,8 @@ def reembed(encoder: Encoder, work: Reembedding, photos: PhotoStore, tick: Tick)
         embedded; with nothing left they stay stored, but match nothing until they are indexed again.
     """
     failed: list[tuple[StaleProduct, AppError]] = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for batch in work.batches(CHUNK):
+    with ThreadPoolExecutor(readers()) as pool:
+        for batch in work.batches(chunk_of(encoder)):
             read = list(pool.map(lambda product: _reread(encoder, product, photos), batch))
             failed += [(product, error) for product, (_, errors) in zip(batch, read, strict=True) for error in errors]
             embedded = iter(embed(encoder, [prepared for prepared, _ in read if not prepared.empty]))

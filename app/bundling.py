@@ -14,7 +14,7 @@ import torch
 from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, TitleSpec
 from app.encoders import pretrained
 from app.encoders.image import ImageTower
-from app.encoders.multimodal import BATCH, load_image_tower, load_title_tower
+from app.encoders.multimodal import load_image_tower, load_title_tower
 from app.encoders.preprocess import InputLimits, clean_title, read_photo
 from app.encoders.pretrained import origin_of
 from app.encoders.quantise import Precision
@@ -23,6 +23,8 @@ from app.errors import AppError, InvalidInput
 from app.listings import BadRow, Listing
 from app.model_store import Bundle, Manifest, new_manifest, write_bundle
 from app.training.projection import principal_components
+
+_TOGETHER = 32  # listings
 
 DEFAULT_THRESHOLDS = {"fused": 0.85, "image": 0.85, "title": 0.9}  # until `calibrate` has fitted the bundle's own
 
@@ -124,7 +126,7 @@ def _features(
     titles: list[Any] = []
     rows = iter(listings)
     with torch.inference_mode():
-        while chunk := list(islice(rows, BATCH)):
+        while chunk := list(islice(rows, _TOGETHER)):
             good = [row for row in chunk if isinstance(row, Listing)]
             if image is not None and spec.image is not None:
                 pixels = [p for row in good if (p := _pixels(row, spec.image, limits)) is not None]

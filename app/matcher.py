@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
-
-import numpy as np
 
 from app.catalog.base import Catalog, Stored
 from app.core.answer import Answer
-from app.core.product import DEFAULT_CATALOG, Embedding, Pixels, Prepared, ProductDraft, Query, Scalar, Upload, check_id
+from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
 from app.core.statements import Side, Statement, StatementDraft
+from app.embedding import embed, read
 from app.encoders.multimodal import Encoder
 from app.errors import EmptyProduct, InvalidImage, InvalidInput, InvalidTitle, PayloadTooLarge
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
@@ -27,8 +24,6 @@ _PROBE_PHOTO = (  # a blue square on brown, PNG, 32 x 32
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAPUlEQVR42mM8UaHBQEvAxEBjMGrBqAWUAxZcEmFHFpBk0CqbhNE4GLVg1IJRC0Yt"
     "GLoWMI62i0YtGLWAAQCq5wYRpzXF+QAAAABJRU5ErkJggg=="
 )
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,28 +186,6 @@ class Matcher:
         self.catalog.close()
 
 
-def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> tuple[Prepared, tuple[Upload, ...], str | None]:
-    """Checks and decodes a product or a query.
-
-    Returns:
-        What the towers take (only what this model reads), the photos as uploaded, and the clean title.
-
-    Raises:
-        EmptyProduct: neither photo nor title, or none that this model reads. Others as `Encoder`.
-    """
-    if not images and title is None:
-        raise EmptyProduct("there is neither a photo nor a title: send at least one of them.")
-    clean = None if title is None else encoder.read_title(title)
-    read = [encoder.read_photo(data) for data in images]
-    photos = tuple(pixels for _, pixels in read) if encoder.image_dim else ()
-    phash = read[0][0].photo.phash if read else None
-    prepared = Prepared(photos, clean if encoder.title_dim else None, phash)
-    if prepared.empty:
-        lacking = "titles" if images else "photos"
-        raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
-    return prepared, tuple(upload for upload, _ in read), clean
-
-
 @contextmanager
 def reading_side(side: str) -> Iterator[None]:
     """Makes what is wrong with one of two products say whose it is: `left_image`, `right_title`."""
@@ -224,33 +197,6 @@ def reading_side(side: str) -> Iterator[None]:
         raise InvalidTitle(f"{side}_title: {error}") from error
     except (InvalidImage, PayloadTooLarge) as error:  # only photos are measured in bytes and pixels
         raise type(error)(f"{side}_image: {error}") from error
-
-
-def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:
-    """See `Matcher.embed`. Equal photos (pixel for pixel, as framed) and equal titles go through the towers once."""
-    photos, photo_of = once([photo for item in items for photo in item.photos], _digest)
-    titles, title_of = once([item.title for item in items if item.title is not None], str)
-    images = encoder.embed_photos(photos)[np.array(photo_of, np.intp)]
-    words = iter(encoder.embed_titles(titles)[np.array(title_of, np.intp)])
-    ends = np.cumsum([len(item.photos) for item in items])
-    return [
-        Embedding(images[end - len(item.photos) : end], None if item.title is None else next(words))
-        for item, end in zip(items, ends, strict=True)
-    ]
-
-
-def once(values: Sequence[Value], key: Callable[[Value], Hashable]) -> tuple[list[Value], list[int]]:
-    """Returns the first of each set of values with one key, in order, and which of them stands for each value."""
-    if len(values) < 2:  # a single request, most of the time: nothing to share, and digests cost
-        return list(values), list(range(len(values)))
-    places: dict[Hashable, int] = {}
-    standing = [places.setdefault(key(value), len(places)) for value in values]
-    firsts = dict(zip(reversed(standing), reversed(values), strict=True))
-    return [firsts[place] for place in range(len(places))], standing
-
-
-def _digest(pixels: Pixels) -> Hashable:
-    return pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
 
 
 def probe(encoder: Encoder) -> Prepared:

@@ -30,6 +30,7 @@ class FakeEncoder:
 
     image_dim = FUSION.image_dim
     title_dim = FUSION.title_dim
+    batch = 32
 
     def __init__(self, limits: InputLimits | None = None) -> None:
         self.limits = limits or InputLimits()
@@ -49,6 +50,9 @@ class FakeEncoder:
         if POISON in titles:
             raise EncodingFailed("poisoned")
         return np.array([letter_vector(one) for one in titles], np.float32).reshape(-1, self.title_dim)
+
+    def embed(self, photos: Sequence[Pixels], titles: Sequence[str]) -> tuple[Floats, Floats]:
+        return self.embed_photos(photos), self.embed_titles(titles)
 
 
 def colour_vector(pixels: Pixels) -> Floats:

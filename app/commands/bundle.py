@@ -172,7 +172,8 @@ def verify(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Check every file of a bundle, load its towers, and embed something with them."""
     from app.bootstrap import build_encoder
     from app.core.product import Prepared
-    from app.matcher import embed, probe
+    from app.embedding import embed
+    from app.matcher import probe
     from app.model_store import load_bundle
     from app.settings import Settings
 

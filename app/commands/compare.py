@@ -66,8 +66,8 @@ def compare(
 
 def _outcomes(rows: Sequence[Sides | AppError], encoder: Encoder, judge: Judge) -> Iterator[Outcome]:
     """Yields what is thought of each pair, or why it could not be read; all good ones are embedded together."""
+    from app.embedding import embed
     from app.judge import ProductSide
-    from app.matcher import embed
 
     read = [_read(row, encoder) for row in rows]
     sides = [side for one in read if not isinstance(one, AppError) for side in one]
@@ -81,7 +81,8 @@ def _outcomes(rows: Sequence[Sides | AppError], encoder: Encoder, judge: Judge) 
 
 
 def _read(row: Sides | AppError, encoder: Encoder) -> tuple[Prepared, Prepared] | AppError:
-    from app.matcher import read, reading_side
+    from app.embedding import read
+    from app.matcher import reading_side
 
     if isinstance(row, AppError):
         return row

@@ -9,6 +9,8 @@ Histograms as signatures: Swain and Ballard, "Color Indexing", IJCV 1991; the ro
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -50,9 +52,16 @@ def _lab(photos: Tensor) -> Tensor:
     """`(n, 3, h, w)` sRGB -> `(n, 3, pixels)` CIELAB, a hundredth of its usual scale."""
     values = photos.flatten(2).clamp(0, 1)
     linear = torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    xyz = torch.einsum("ij,njp->nip", linear.new_tensor(_TO_XYZ), linear)
+    xyz = torch.einsum("ij,njp->nip", _to_xyz(linear.device), linear)
     x, y, z = torch.where(xyz > 0.008856, xyz.clamp(min=1e-8) ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(1)
     return torch.stack([1.16 * y - 0.16, 5 * (x - y), 2 * (y - z)], dim=1)
+
+
+@lru_cache
+def _to_xyz(device: torch.device) -> Tensor:
+    """Copied to a device once: a CUDA graph cannot be captured while something is copied from ordinary memory."""
+    with torch.inference_mode(False):  # training reads it too
+        return torch.tensor(_TO_XYZ, device=device)
 
 
 def _soft(values: Tensor, bins: int, low: float, high: float) -> Tensor:

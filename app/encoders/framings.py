@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from app.core.product import Pixels
 from app.core.spec import Preprocessing
@@ -41,14 +43,12 @@ class Framings:
             return framed[0]
         return np.concatenate([pixels.ravel() for pixels in framed]) if framed else np.zeros((0, 0, 3), np.uint8)
 
-    def unpack(self, batch: Sequence[Pixels]) -> list[Pixels]:
-        """Returns, for each of `kinds`, the `(n, size, size, 3)` uint8 pixels of `n` photos packed by `pack`."""
-        stacked = np.stack(batch)
+    def unpack(self, packed: Tensor) -> list[Tensor]:
+        """Returns, for each of `kinds`, the `(n, size, size, 3)` uint8 pixels of `n` photos, one in each row of `packed`."""
         if len(self.kinds) == 1:
-            return [stacked]
-        ends = np.cumsum([how.size**2 * 3 for how in self.kinds])
-        columns = np.split(stacked, ends[:-1], axis=1)
-        return [part.reshape(len(stacked), how.size, how.size, 3) for part, how in zip(columns, self.kinds, strict=True)]
+            return [packed]
+        parts = torch.split(packed, [how.size**2 * 3 for how in self.kinds], dim=1)
+        return [part.reshape(-1, how.size, how.size, 3) for part, how in zip(parts, self.kinds, strict=True)]
 
     def blank(self) -> Pixels:
         """Returns a packed black photo."""

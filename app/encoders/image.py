@@ -24,10 +24,16 @@ class ImageTower(nn.Module):
         self.projection = nn.Linear(spec.features, spec.dim) if spec.projection else nn.Identity()
         self.mean = _channels(spec.preprocessing.mean)
         self.std = _channels(spec.preprocessing.std)
+        self._precision = torch.float32
+
+    def narrow(self, precision: torch.dtype) -> None:
+        """Lets the backbone compute in `precision`, up to its last maps; what is made of them stays in float32."""
+        self.backbone.to(precision)
+        self._precision = precision
 
     def features(self, pixels: Tensor) -> Tensor:
         """Returns pooled backbone features, `(n, features)`, before projection and normalisation."""
-        maps = self.backbone((pixels.float() - self.mean) / self.std)
+        maps = self.backbone(((pixels.float() - self.mean) / self.std).to(self._precision))
         own = self.spec.features - (WIDTH if self.spec.colours else 0)
         pooled = pool(maps, own, self.spec.pooling, self.spec.gem_power)
         if not self.spec.colours:

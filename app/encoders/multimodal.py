@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from app.core.product import Floats, Pixels, Upload
 from app.core.spec import EncoderSpec
@@ -18,12 +20,12 @@ from app.encoders.engines import place_image, place_title
 from app.encoders.framings import Framings
 from app.encoders.image import ImageTower
 from app.encoders.preprocess import InputLimits, clean_title, read_framed
-from app.encoders.runtime import Runtime
+from app.encoders.runtime import Runtime, sent
 from app.encoders.title import TitleBatch, TitleTokens, TitleTower
 from app.encoders.towers import build_image_tower, build_title_tower
 from app.errors import DimensionMismatch, EncodingFailed
 
-BATCH = 32
+Item = TypeVar("Item")
 
 
 class Encoder(Protocol):
@@ -32,6 +34,7 @@ class Encoder(Protocol):
     image_dim: int
     title_dim: int
     limits: InputLimits
+    batch: int  # photos or titles that the towers take at once
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         """Checks, decodes and frames a photo; a model without an image tower returns no pixels.
@@ -48,12 +51,15 @@ class Encoder(Protocol):
     def embed_titles(self, titles: Sequence[str]) -> Floats:
         """Returns `(n, title_dim)` unit rows. Raises EncodingFailed."""
 
+    def embed(self, photos: Sequence[Pixels], titles: Sequence[str]) -> tuple[Floats, Floats]:
+        """Returns what `embed_photos` and `embed_titles` return, sooner than one after the other where that is possible."""
+
 
 @dataclass(frozen=True, slots=True)
 class _PlacedImage:
     """An image tower; `scale` is the square root of its share, `framing` a position among the model's framings."""
 
-    tower: Callable[[torch.Tensor], torch.Tensor]
+    tower: Callable[[Tensor], Tensor]
     scale: float
     framing: int
 
@@ -62,7 +68,7 @@ class _PlacedImage:
 class _PlacedTitle:
     """A title tower with its own tokenizer; `scale` is the square root of its share."""
 
-    tower: Callable[[TitleBatch], torch.Tensor]
+    tower: Callable[[TitleBatch], Tensor]
     scale: float
     tokens: TitleTokens
 
@@ -91,7 +97,7 @@ class MultimodalEncoder:
             DimensionMismatch: the weights do not fit the specification.
         """
         self.spec, self.runtime, self.limits = spec, runtime, limits or InputLimits()
-        self.image_dim, self.title_dim = spec.image_dim, spec.title_dim
+        self.image_dim, self.title_dim, self.batch = spec.image_dim, spec.title_dim, runtime.batch
         self._framings = Framings([tower.preprocessing for tower, _ in spec.image_towers()])
         self._images = [
             _PlacedImage(place_image(tower, folder, runtime, cache), share**0.5, framing)
@@ -126,43 +132,60 @@ class MultimodalEncoder:
 
     def embed_photos(self, pixels: Sequence[Pixels]) -> Floats:
         """See `Encoder`."""
-        if not self._images or not len(pixels):
-            return np.zeros((0, self.image_dim), np.float32)
-
-        def run(chunk: Sequence[Pixels]) -> torch.Tensor:
-            batches = [
-                torch.from_numpy(framed).to(self.runtime.device).permute(0, 3, 1, 2)
-                for framed in self._framings.unpack(chunk)
-            ]
-            return torch.cat([one.scale * one.tower(batches[one.framing]) for one in self._images], dim=1)
-
-        return self._embed(run, [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)], "photos")
+        return self._embed("photos", self._photo_rows, pixels)()
 
     def embed_titles(self, titles: Sequence[str]) -> Floats:
         """See `Encoder`. Titles are batched by length, so that little is computed on padding."""
+        return self._embed("titles", self._title_rows, titles)()
+
+    def embed(self, photos: Sequence[Pixels], titles: Sequence[str]) -> tuple[Floats, Floats]:
+        """See `Encoder`. While a GPU computes on the photos, the titles are cut."""
+        images, words = self._embed("photos", self._photo_rows, photos), self._embed("titles", self._title_rows, titles)
+        return images(), words()
+
+    def _photo_rows(self, pixels: Sequence[Pixels]) -> Tensor:
+        if not self._images or not len(pixels):
+            return torch.zeros(0, self.image_dim)
+        return torch.cat([self._photo_chunk(pixels[at : at + self.batch]) for at in range(0, len(pixels), self.batch)])
+
+    def _photo_chunk(self, pixels: Sequence[Pixels]) -> Tensor:
+        packed = self.runtime.host((len(pixels), *pixels[0].shape))
+        np.stack(pixels, out=packed.numpy())
+        framed = [one.permute(0, 3, 1, 2) for one in self._framings.unpack(sent(packed, self.runtime.device))]
+        return torch.cat([one.scale * one.tower(framed[one.framing]) for one in self._images], dim=1)
+
+    def _title_rows(self, titles: Sequence[str]) -> Tensor:
         if not self._titles or not len(titles):
-            return np.zeros((0, self.title_dim), np.float32)
-
-        def run(chunk: Sequence[str]) -> torch.Tensor:
-            parts = [one.scale * one.tower(one.tokens(chunk).to(self.runtime.device)) for one in self._titles]
-            return torch.cat(parts, dim=1)
-
+            return torch.zeros(0, self.title_dim)
         order = sorted(range(len(titles)), key=lambda n: len(titles[n]))
-        chunks = [[titles[n] for n in order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
-        rows = self._embed(run, chunks, "titles")
-        restored = np.empty_like(rows)
-        restored[order] = rows
-        return restored
+        chunks = [[titles[n] for n in order[at : at + self.batch]] for at in range(0, len(order), self.batch)]
+        rows = torch.cat([self._title_chunk(chunk) for chunk in chunks])
+        return rows[sent(torch.tensor(order).argsort(), rows.device)]
 
-    def _embed(self, run, chunks: Iterable, what: str) -> Floats:  # type: ignore[no-untyped-def,type-arg]
+    def _title_chunk(self, titles: Sequence[str]) -> Tensor:
+        parts = [one.scale * one.tower(one.tokens(titles).to(self.runtime.device)) for one in self._titles]
+        return torch.cat(parts, dim=1)
+
+    def _embed(self, what: str, rows_of: Callable[[Sequence[Item]], Tensor], items: Sequence[Item]) -> Callable[[], Floats]:
+        """Begins, and returns what waits for the end. Both raise EncodingFailed."""
+        with self._failing(what), torch.inference_mode():
+            begun = rows_of(items)
+
+        def wait() -> Floats:
+            with self._failing(what):
+                rows = begun.float().cpu().numpy()
+            if not np.isfinite(rows).all():
+                raise EncodingFailed(f"the model gave numbers that are not finite for {what}: check the bundle.")
+            return np.ascontiguousarray(rows, dtype=np.float32)
+
+        return wait
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
         try:
-            with torch.inference_mode(), self.runtime.autocast():
-                rows = torch.cat([run(chunk) for chunk in chunks]).float().cpu().numpy()
+            yield
         except RuntimeError as error:
             raise EncodingFailed(f"the model failed on {what}: see the log.") from error
-        if not np.isfinite(rows).all():
-            raise EncodingFailed(f"the model gave numbers that are not finite for {what}: check the bundle.")
-        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def load_image_tower(spec: EncoderSpec, folder: Path) -> ImageTower:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.core.spec import NgramSpec
+from app.encoders.runtime import sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Ngrams:
 
     def to(self, device: torch.device) -> Ngrams:
         """Returns them on a device."""
-        return Ngrams(self.titles, self.rows.to(device), self.buckets.to(device), self.counts.to(device))
+        return Ngrams(self.titles, sent(self.rows, device), sent(self.buckets, device), sent(self.counts, device))
 
 
 class NgramReader:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -120,12 +119,3 @@ def save(model: Any, folder: Path) -> None:
 def read(folder: Path) -> Any:
     """Reads what `save` wrote; weights are mapped, not copied. Raises RuntimeError."""
     return openvino.Core().read_model(os.fspath(folder / _MODEL))
-
-
-def agrees(model: Compiled, probes: Sequence[Sequence[NDArray[Any]]], wanted: Floats, least: float) -> bool:
-    """Says whether a model gives the rows that are wanted of the probes, one after the other, up to a cosine of `least`."""
-    found = np.concatenate([model(*probe) for probe in probes])
-    if found.shape != wanted.shape or not np.isfinite(found).all():
-        return False
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-    return bool(((found * wanted).sum(1) >= least * lengths).all() and (lengths > 0).all())

@@ -55,13 +55,21 @@ def open_image(data: bytes, limits: InputLimits) -> Image.Image:
         InvalidImage: not a photo in one of those formats, damaged, or smaller than `limits.image_side_px`.
         PayloadTooLarge: more bytes or pixels than the limits.
     """
+    return _opened(data, limits)[0]
+
+
+def _opened(data: bytes, limits: InputLimits) -> tuple[Image.Image, str]:
+    """See `open_image` and `media_type`: both, of a file that is opened once."""
     if len(data) > limits.image_bytes:
         raise PayloadTooLarge(f"the photo has {len(data):,} bytes, at most {limits.image_bytes:,} are taken: scale it down.")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, limits)
             image.seek(0)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            kind = _media_type(image)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy costs as much as decoding, and waits for memory
+            return _to_rgb(image), kind
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(limits) from error
     except UnidentifiedImageError as error:
@@ -95,7 +103,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (*_WHITE, 255))
         return Image.alpha_composite(canvas, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
@@ -159,8 +167,8 @@ def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, dige
 
 def read_framed(data: bytes, hows: Sequence[Preprocessing], limits: InputLimits, digest: str) -> tuple[Upload, list[Pixels]]:
     """Decodes a photo once and frames it in several ways; otherwise as `read_photo`."""
-    image = open_image(data, limits)
-    upload = Upload(data, Photo(digest, media_type(data), image.width, image.height, perceptual_hash(image)))
+    image, kind = _opened(data, limits)
+    upload = Upload(data, Photo(digest, kind, image.width, image.height, perceptual_hash(image)))
     return upload, [frame(image, how) for how in hows]
 
 
@@ -172,8 +180,12 @@ def perceptual_hash(image: Image.Image) -> int:
 def media_type(data: bytes) -> str:
     """Returns the media type of a file that `open_image` accepted, from its content and not from its name."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        kind = "JPEG" if image.format == "MPO" else image.format or ""
-        return Image.MIME.get(kind, "application/octet-stream")
+        return _media_type(image)
+
+
+def _media_type(image: Image.Image) -> str:
+    kind = "JPEG" if image.format == "MPO" else image.format or ""
+    return Image.MIME.get(kind, "application/octet-stream")
 
 
 def clean_title(text: str, limits: InputLimits) -> str:

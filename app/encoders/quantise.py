@@ -52,15 +52,16 @@ def dequantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class QuantisedWords(nn.Module):
-    """A transformer's table of words as it is stored, in 8 bits: each word becomes float32 only when it is looked up."""
+    """A transformer's table of words as it is stored, in 8 bits: each word becomes a float only when it is looked up."""
 
     def __init__(self, table: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.table, self.scale = nn.Buffer(table), nn.Buffer(scale)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """`(n, tokens)` ids -> `(n, tokens, width)` float32."""
-        return functional.embedding(ids, self.table).float() * functional.embedding(ids, self.scale)
+        """`(n, tokens)` ids -> `(n, tokens, width)` in the precision of the scales, float32 unless they were converted."""
+        scales = functional.embedding(ids, self.scale)
+        return functional.embedding(ids, self.table).to(scales.dtype) * scales
 
     @classmethod
     def replace(cls, backbone: nn.Module) -> bool:

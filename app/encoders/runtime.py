@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from app.errors import NotReady
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A device and its arithmetic: bfloat16 on a GPU, float32 on a CPU.
+    """A device and its arithmetic: half precision on a GPU, float32 on a CPU.
 
     Attributes:
         device: where the towers run.
@@ -34,13 +35,22 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """`cuda bf16`, `cpu fp32` or `cpu fp32 openvino`, for people."""
+        """`cuda fp16`, `cpu fp32` or `cpu fp32 openvino`, for people."""
         if self.device.type == "cuda":
-            return "cuda bf16"
+            return "cuda fp16"
         return "cpu fp32" if self.engine == "torch" else "cpu fp32 openvino"
 
+    @property
+    def batch(self) -> int:
+        """Photos or titles that the towers take at once: a GPU has to be filled, a CPU has nothing of it."""
+        return 256 if self.device.type == "cuda" else 32
+
+    def host(self, shape: tuple[int, ...]) -> Tensor:
+        """Returns uint8 memory to fill for the device; a GPU fetches from such while the program goes on."""
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
     def autocast(self) -> AbstractContextManager[object]:
-        """The arithmetic of a forward pass."""
+        """The arithmetic of a forward pass of training's first steps."""
         if self.device.type == "cuda":
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return nullcontext()
@@ -49,6 +59,13 @@ class Runtime:
         """Moves a tower to the device, in evaluation mode and without gradients."""
         placed = module.eval().requires_grad_(False).to(self.device)
         return placed.to(memory_format=torch.channels_last) if self.device.type == "cuda" else placed
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor on a device; on the way to a GPU nobody waits for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def choose(device: DeviceName, engine: EngineName = "torch", threads: int = 0) -> Runtime:

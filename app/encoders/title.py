@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from app.core.spec import TitleSpec
 from app.encoders.ngrams import NgramPart, NgramReader, Ngrams
+from app.encoders.runtime import sent
 
 _PART = 16  # titles read together on a CPU: measured in docs/performance.md
 
@@ -30,7 +31,7 @@ class TitleBatch:
 
     def to(self, device: torch.device) -> TitleBatch:
         """Returns the batch on a device."""
-        return TitleBatch(self.ids.to(device), self.mask.to(device), self.ngrams.to(device) if self.ngrams else None)
+        return TitleBatch(sent(self.ids, device), sent(self.mask, device), self.ngrams.to(device) if self.ngrams else None)
 
 
 class TitleTower(nn.Module):
@@ -47,6 +48,10 @@ class TitleTower(nn.Module):
             self.backbone.pooler = None  # trained for next-sentence prediction; masked mean pooling replaces it
         self.projection = nn.Linear(spec.features, spec.own_dim) if spec.projection else nn.Identity()
         self.ngrams = NgramPart(spec.ngrams) if spec.ngrams else None
+
+    def narrow(self, precision: torch.dtype) -> None:
+        """Lets the transformer compute in `precision`, up to its last states; what is made of them stays in float32."""
+        self.backbone.to(precision)
 
     def features(self, batch: TitleBatch) -> Tensor:
         """Returns masked mean-pooled features, `(n, features)`, before projection and normalisation.

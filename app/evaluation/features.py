@@ -12,12 +12,12 @@ from app.core import phash
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, SCORE_DECIMALS, Fusion
 from app.core.neighbourhood import HASH_ONLY
 from app.core.product import Floats, Prepared
+from app.embedding import embed
 from app.encoders.multimodal import Encoder
 from app.encoders.preprocess import InputLimits, open_image, perceptual_hash
 from app.errors import AppError
 from app.labelled.listings import Item
 from app.listings import BadRow
-from app.matcher import embed
 
 SIGNALS = ("title", "image", "phash")
 CHUNK = 256

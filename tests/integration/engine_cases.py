@@ -272,18 +272,6 @@ def test_converting_leaves_logging_as_it_was() -> None:
     assert before == (root.level, root.filters, root.handlers, logging.getLogger("transformers").level)
 
 
-@pytest.mark.parametrize("spoiled", [[[0.0] * 4] * 3, [[float("nan")] * 4] * 3, [[1.0] * 4] * 2])
-def test_vectors_agree_only_with_vectors(spoiled: list[list[float]]) -> None:
-    rows = np.ones((3, 4), np.float32)
-
-    class Same:
-        def __call__(self, given: Floats) -> Floats:
-            return given
-
-    assert engine.agrees(Same(), [(rows,)], rows, 0.999)
-    assert not engine.agrees(Same(), [(np.array(spoiled, np.float32),)], rows, 0.999)
-
-
 def test_weights_that_do_not_fit_are_still_refused(made: Shelf, tmp_path: Path) -> None:
     bundle = load_bundle(made.bundle)
     spec = bundle.manifest.spec()

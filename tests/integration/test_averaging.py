@@ -76,7 +76,7 @@ def test_the_mean_of_a_run_and_itself_is_that_run(start: Path, tmp_path: Path) -
 
 
 def test_eight_bits_for_all_weights_are_a_quarter_and_say_nearly_the_same(start: Path, tmp_path: Path) -> None:
-    whole, narrow = (average([start, start], tmp_path / how, how) for how in ("fp32", "int8"))  # type: ignore[arg-type]
+    whole, narrow = (average([start, start], tmp_path / how, how) for how in ("fp32", "int8"))
     sizes = [(one.folder / IMAGE).stat().st_size for one in (whole, narrow)]
     assert sizes[1] < 0.4 * sizes[0]
     photo = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)

@@ -17,6 +17,7 @@ from app.catalog.reembed import Reembedding
 from app.core.answer import Answer
 from app.core.fusion import Fusion
 from app.core.product import Embedding, Floats, Pixels, ProductDraft, Query, Scalar
+from app.embedding import embed
 from app.errors import (
     AppError,
     CatalogError,
@@ -29,7 +30,7 @@ from app.errors import (
 )
 from app.judge import Judge
 from app.listings import BadRow, Listing
-from app.matcher import Matcher, MatchOptions, embed
+from app.matcher import Matcher, MatchOptions
 from tests.conftest import THRESHOLDS
 from tests.fakes import POISON, FakeEncoder, photo
 from tests.integration.oracle import Oracle

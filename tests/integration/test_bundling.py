@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from app.__main__ import cli
 from app.bootstrap import build_encoder
 from app.core.product import Floats, Prepared
+from app.embedding import embed
 from app.encoders.quantise import dequantised, quantised
 from app.errors import AppError, BundleError, DimensionMismatch, InvalidInput
-from app.matcher import embed
 from app.model_store import load_bundle
 from app.settings import Settings
 from tests import tiny

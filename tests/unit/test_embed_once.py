@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.product import Floats, Pixels, Prepared
+from app.embedding import embed, once
 from app.errors import EncodingFailed
-from app.matcher import embed, once
 from tests.fakes import POISON, FakeEncoder, colour_vector, letter_vector, photo
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (10, 20, 30))

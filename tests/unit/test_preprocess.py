@@ -5,6 +5,7 @@ import struct
 import zlib
 from typing import Literal
 
+import imagehash
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.core.spec import Preprocessing
-from app.encoders.preprocess import InputLimits, frame, media_type, open_image, read_photo
+from app.encoders.preprocess import InputLimits, frame, media_type, open_image, perceptual_hash, read_photo
 from app.errors import InvalidImage, PayloadTooLarge
 from tests.unit.photos import SIDE, chunk, cmyk_profile, corners, deep_png, noise, png, quarters, saved
 
@@ -398,3 +399,13 @@ def test_the_crafted_header_has_a_right_checksum() -> None:
     data = png(30_000, 30_000, 8, 2, b"")
     assert struct.unpack(">II", data[16:24]) == (30_000, 30_000)
     assert struct.unpack(">I", data[29:33])[0] == zlib.crc32(data[12:29])
+
+
+@given(st.integers(16, 80), st.integers(16, 80), st.integers(0, 2**32 - 1), st.booleans())
+def test_pixels_are_those_of_numpy_and_hashes_those_of_imagehash(width: int, height: int, seed: int, flat: bool) -> None:
+    draw = np.random.default_rng(seed)
+    photo = draw.integers(0, 256, (1 if flat else height, 1 if flat else width, 3), dtype=np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(photo, (height, width, 3))))
+    how = Preprocessing(size=48, framing="stretch", mean=(0.5,) * 3, std=(0.5,) * 3)
+    np.testing.assert_array_equal(frame(image, how), np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC)))
+    assert perceptual_hash(image) == int(str(imagehash.phash(image)), 16)
