@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -85,6 +86,7 @@ class Matcher:
             model: what answers call the model, `name@fingerprint`.
         """
         self.encoder, self.catalog, self.judge, self.model = encoder, catalog, judge, model
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="titles") if encoder.side_by_side else None
         self.verifier = Verifier(lambda name, product_id: catalog.photo(name, product_id, 0)[0], encoder.limits)
 
     # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
@@ -116,7 +118,7 @@ class Matcher:
         Raises:
             EncodingFailed: the towers failed on at least one of them.
         """
-        return embed(self.encoder, items)
+        return embed(self.encoder, items, self._beside)
 
     def query(self, prepared: Prepared, embedding: Embedding, options: MatchOptions, exclude: str | None = None) -> Query:
         """Returns the question to the catalog, with the threshold that applies.
@@ -188,6 +190,8 @@ class Matcher:
 
     def close(self) -> None:
         """Closes the catalog."""
+        if self._beside is not None:
+            self._beside.shutdown()
         self.catalog.close()
 
 
@@ -226,12 +230,22 @@ def reading_side(side: str) -> Iterator[None]:
         raise type(error)(f"{side}_image: {error}") from error
 
 
-def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:
-    """See `Matcher.embed`. Equal photos (pixel for pixel, as framed) and equal titles go through the towers once."""
+def embed(encoder: Encoder, items: Sequence[Prepared], beside: Executor | None = None) -> list[Embedding]:
+    """See `Matcher.embed`. Equal photos (pixel for pixel, as framed) and equal titles go through the towers once.
+
+    Args:
+        encoder: the towers.
+        items: what to embed.
+        beside: reads the titles while this thread looks at the photos; None for one after the other.
+    """
     photos, photo_of = once([photo for item in items for photo in item.photos], _digest)
     titles, title_of = once([item.title for item in items if item.title is not None], str)
-    images = encoder.embed_photos(photos)[np.array(photo_of, np.intp)]
-    words = iter(encoder.embed_titles(titles)[np.array(title_of, np.intp)])
+    if beside is not None and photos and titles:
+        reading = beside.submit(encoder.embed_titles, titles)
+        seen, read = encoder.embed_photos(photos), reading.result()
+    else:
+        seen, read = encoder.embed_photos(photos), encoder.embed_titles(titles)
+    images, words = seen[np.array(photo_of, np.intp)], iter(read[np.array(title_of, np.intp)])
     ends = np.cumsum([len(item.photos) for item in items])
     return [
         Embedding(images[end - len(item.photos) : end], None if item.title is None else next(words))

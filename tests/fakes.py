@@ -30,6 +30,7 @@ class FakeEncoder:
 
     image_dim = FUSION.image_dim
     title_dim = FUSION.title_dim
+    side_by_side = True
 
     def __init__(self, limits: InputLimits | None = None) -> None:
         self.limits = limits or InputLimits()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Annotated, Any
 
 import typer
+from threadpoolctl import ThreadpoolController
 
 from app.settings import Settings
 
@@ -15,6 +17,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Default: SAMESKU_PORT or 8000; 0 takes a free one.")] = None,
 ) -> None:
     """Serve the API. Settings come from SAMESKU_* variables; see docs/settings.md."""
+    _share_cores()
     import uvicorn
 
     from app.api.app import create_app
@@ -39,3 +42,13 @@ def serve(
         server_header=False,
     )
     uvicorn.Server(config).run()
+
+
+def _share_cores() -> None:
+    """Keeps helper threads from taking the cores that others need: towers, search and requests run at the same time.
+
+    OpenMP (in FAISS and PyTorch) lets threads that have nothing to do go round in circles, which it is told before it is
+    loaded; NumPy's BLAS splits products of a few thousand numbers among all cores, and then waits for the slowest.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)

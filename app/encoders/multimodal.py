@@ -32,6 +32,7 @@ class Encoder(Protocol):
     image_dim: int
     title_dim: int
     limits: InputLimits
+    side_by_side: bool  # whether photos and titles embedded at the same time are done sooner than one after the other
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         """Checks, decodes and frames a photo; a model without an image tower returns no pixels.
@@ -92,6 +93,7 @@ class MultimodalEncoder:
         """
         self.spec, self.runtime, self.limits = spec, runtime, limits or InputLimits()
         self.image_dim, self.title_dim = spec.image_dim, spec.title_dim
+        self.side_by_side = runtime.side_by_side
         self._framings = Framings([tower.preprocessing for tower, _ in spec.image_towers()])
         self._images = [
             _PlacedImage(place_image(tower, folder, runtime, cache), share**0.5, framing)
