@@ -36,6 +36,8 @@ class Service:
     def __init__(self, matcher: Matcher, settings: Settings, metrics: Metrics) -> None:
         self.matcher, self.settings, self.metrics = matcher, settings, metrics
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        # threads of its own: a photo of a single request must not wait behind dozens of the bulk
+        self._bulk_decoders = ThreadPoolExecutor(max(1, settings.decode_threads // 2), thread_name_prefix="decode-bulk")
         self._decoding = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
@@ -59,30 +61,36 @@ class Service:
         await self._embedder.stop()
         await self._searcher.stop()
         self._decoders.shutdown()
+        self._bulk_decoders.shutdown()
         self._writer.shutdown()
         await asyncio.to_thread(self.matcher.close)
 
     # -- steps -------------------------------------------------------------------------------------------------
 
-    async def decode(self, read: Callable[[], Result]) -> Result:
+    # `bulk` marks the items of batches: single requests go before them, see `app.api.lines`
+
+    async def decode(self, read: Callable[[], Result], *, bulk: bool = False) -> Result:
         """Runs a reading step in the decode threads. Raises Overloaded if too many wait, and what `read` raises."""
         if self._decoding >= self.settings.max_queue:
             raise Overloaded(f"{self._decoding} photos wait to be decoded: try again in a moment.")
         self._decoding += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+            threads = self._bulk_decoders if bulk else self._decoders
+            return await asyncio.get_running_loop().run_in_executor(threads, read)
         finally:
             self._decoding -= 1
 
-    async def embed(self, prepared: Prepared) -> tuple[Embedding, Timing]:
+    async def embed(self, prepared: Prepared, *, bulk: bool = False) -> tuple[Embedding, Timing]:
         """Embeds one item, together with those of other callers."""
-        return await self._embedder.submit(prepared, max(1, len(prepared.photos)))
+        return await self._embedder.submit(prepared, max(1, len(prepared.photos)), bulk=bulk)
 
-    async def match(self, prepared: Prepared, options: MatchOptions) -> tuple[Answer, dict[str, float]]:
+    async def match(
+        self, prepared: Prepared, options: MatchOptions, *, bulk: bool = False
+    ) -> tuple[Answer, dict[str, float]]:
         """Embeds one query and searches for it; also returns where the time went."""
-        embedding, encoding = await self.embed(prepared)
+        embedding, encoding = await self.embed(prepared, bulk=bulk)
         query = self.matcher.query(prepared, embedding, options)
-        answer, searching = await self._searcher.submit((options.catalog, query, options.rule))
+        answer, searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
         return answer, {
             "queue_ms": round(encoding.queue_ms + searching.queue_ms, 1),
             "encode_ms": round(encoding.work_ms, 1),
