@@ -48,7 +48,7 @@ def build_matcher(settings: Settings) -> Matcher:
     data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
     try:
         fusion = bundle.manifest.encoder_fusion()
-        catalog = LocalCatalog(data, fusion, bundle.fingerprint, settings.record_cache_bytes)
+        catalog = LocalCatalog(data, fusion, bundle.fingerprint, cache_bytes=settings.record_cache_bytes)
         return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
     except BaseException:
         data.close()

@@ -122,7 +122,8 @@ class MicroBatcher(Generic[Item, Result]):
         if len(self._queue) >= self._max_queue:
             raise Overloaded(f"{self._max_queue} items wait already: try again in a moment.")
         future: asyncio.Future[tuple[Result, Timing]] = asyncio.get_running_loop().create_future()
-        self._queue.add(_Waiting(item, weight, time.perf_counter(), future), bulk=bulk)
+        now_s = time.perf_counter()
+        self._queue.add(_Waiting(item, weight, now_s, future), now_s, bulk=bulk)
         self._arrived.set()
         return await future
 
@@ -131,13 +132,13 @@ class MicroBatcher(Generic[Item, Result]):
             await self._arrived.wait()
             if self._wait_s and len(self._queue) < self._max_batch and not self._closing:
                 await asyncio.sleep(self._wait_s)
-            batch, bulk = self._queue.take()
+            batch = self._queue.take(time.perf_counter())
             if not self._queue and not self._closing:
                 self._arrived.clear()
             if batch:
-                await self._handle(batch, bulk=bulk)
+                await self._handle(batch)
 
-    async def _handle(self, batch: list[_Waiting[Item, Result]], *, bulk: bool) -> None:
+    async def _handle(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
         items = [waiting.item for waiting in batch]
         try:
@@ -146,7 +147,6 @@ class MicroBatcher(Generic[Item, Result]):
             log.exception("%s worker failed", self.name)
             outcomes = [error] * len(batch)
         ended = time.perf_counter()
-        self._queue.pace.learn(sum(waiting.weight for waiting in batch), ended - started, bulk=bulk)
         timing = Timing(0.0, 0.0, 0)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             timing = Timing((started - waiting.since) * 1000, (ended - started) * 1000, len(batch))

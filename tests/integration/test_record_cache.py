@@ -35,7 +35,7 @@ def found(catalog: LocalCatalog, name: str = "default") -> dict[str, Product]:
 
 @pytest.fixture(params=[0, SMALL, 1 << 20], ids=["nothing kept", "some kept", "all kept"])
 def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalCatalog]:
-    opened = LocalCatalog(DataFolder(tmp_path), FUSION, FINGERPRINT, request.param)
+    opened = LocalCatalog(DataFolder(tmp_path), FUSION, FINGERPRINT, cache_bytes=request.param)
     yield opened
     opened.close()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.lines import LEAST_SLICE, Lines, Pace
+from app.api.lines import DOUBLING_S, LEAST_SLICE, Lines
 
 MAX_BATCH = 8
 
@@ -25,32 +24,34 @@ def numbers(batch: list[Waiting]) -> list[int]:
 
 
 def lines(singles: int = 0, bulk: int = 0) -> Lines[Waiting]:
+    """Everybody comes at second 0."""
     made = Lines[Waiting](MAX_BATCH)
     for n in range(bulk):
-        made.add(Waiting(100 + n), bulk=True)
+        made.add(Waiting(100 + n), 0, bulk=True)
     for n in range(singles):
-        made.add(Waiting(n), bulk=False)
+        made.add(Waiting(n), 0, bulk=False)
     return made
 
 
+def taken(waiting: Lines[Waiting], times: int) -> list[list[int]]:
+    return [numbers(waiting.take(0)) for _ in range(times)]
+
+
 def test_single_requests_go_first_and_alone_and_then_a_slice_of_the_bulk() -> None:
-    waiting = lines(singles=3, bulk=20)
-    assert [numbers(waiting.take()[0]) for _ in range(2)] == [[0, 1, 2], [100 + n for n in range(LEAST_SLICE)]]
+    assert taken(lines(singles=3, bulk=20), 2) == [[0, 1, 2], [100 + n for n in range(LEAST_SLICE)]]
 
 
 def test_without_the_others_each_goes_on() -> None:
-    waiting = lines(bulk=2 * LEAST_SLICE)
-    assert [len(waiting.take()[0]) for _ in range(3)] == [LEAST_SLICE, LEAST_SLICE, 0]
-    waiting = lines(singles=2 * MAX_BATCH + 1)
-    assert [len(waiting.take()[0]) for _ in range(4)] == [MAX_BATCH, MAX_BATCH, 1, 0]
+    assert [len(batch) for batch in taken(lines(bulk=2 * MAX_BATCH), 3)] == [MAX_BATCH, MAX_BATCH, 0]
+    assert [len(batch) for batch in taken(lines(singles=2 * MAX_BATCH + 1), 4)] == [MAX_BATCH, MAX_BATCH, 1, 0]
 
 
 def test_those_that_have_gone_cost_nobody_a_turn() -> None:
     waiting = lines(bulk=1)
-    waiting.add(Waiting(1, gone=True), bulk=False)
-    assert numbers(waiting.take()[0]) == [100]
-    waiting.add(Waiting(2, gone=True), bulk=False)
-    waiting.add(Waiting(3), bulk=True)
+    waiting.add(Waiting(1, gone=True), 0, bulk=False)
+    assert taken(waiting, 1) == [[100]]
+    waiting.add(Waiting(2, gone=True), 0, bulk=False)
+    waiting.add(Waiting(3), 0, bulk=True)
     waiting.drop_gone()
     assert len(waiting) == 1
 
@@ -66,12 +67,13 @@ def test_nobody_is_lost_overtaken_in_their_line_or_passed_over_twice(events: lis
     for number, event in enumerate([*events, *[None] * len(events)]):
         if event is not None:
             newcomer = Waiting(number, event[1])
-            waiting.add(newcomer, bulk=event[0])
+            waiting.add(newcomer, number / 10, bulk=event[0])
             left[event[0]].append(newcomer)
             continue
-        batch, bulk = waiting.take()
-        assert batch == left[bulk][: len(batch)]
+        batch = waiting.take(number / 10)
         assert batch or not (left[True] or left[False])
+        bulk = bool(batch) and batch[0] in left[True]
+        assert batch == left[bulk][: len(batch)]
         del left[bulk][: len(batch)]
         assert len(batch) == 1 or sum(one.weight for one in batch) <= MAX_BATCH
         passed_over[bulk], other = 0, not bulk
@@ -80,40 +82,19 @@ def test_nobody_is_lost_overtaken_in_their_line_or_passed_over_twice(events: lis
     assert len(waiting) == 0
 
 
-@pytest.mark.parametrize(
-    ("alone_s", "fixed_s", "each_s", "expected"),
-    [
-        (0.010, 0.000, 0.010, LEAST_SLICE),  # two items take twice as long as one
-        (0.010, 0.0095, 0.0001, 32),  # a full batch hardly takes longer than one item
-        (1.000, 1.0, 0.010, 32),  # one pass over a large index, whatever the number of questions
-    ],
-)
-def test_slices_grow_where_a_full_batch_hardly_takes_longer(
-    alone_s: float, fixed_s: float, each_s: float, expected: int
-) -> None:
-    pace = Pace(32)
-    pace.learn(1, alone_s, bulk=False)
-    for _ in range(10):
-        pace.learn(pace.slice, fixed_s + each_s * pace.slice, bulk=True)
-    assert pace.slice == expected
+def test_slices_grow_while_no_single_request_comes_and_shrink_when_one_does() -> None:
+    waiting = lines(bulk=5)
+    assert waiting.slice(0) == MAX_BATCH  # nobody has asked yet
+    waiting.add(Waiting(1), 10.0, bulk=False)
+    sizes = [waiting.slice(10.0 + DOUBLING_S * n) for n in (0.0, 0.9, 1.0, 1.5, 2.0, 3.0, 1e6)]
+    assert sizes == [LEAST_SLICE, LEAST_SLICE, 2 * LEAST_SLICE, 2 * LEAST_SLICE, MAX_BATCH, MAX_BATCH, MAX_BATCH]
+    waiting.add(Waiting(2), 2e6, bulk=True)
+    assert waiting.slice(2e6) == MAX_BATCH
+    waiting.add(Waiting(3), 2e6, bulk=False)
+    assert waiting.slice(2e6) == LEAST_SLICE
 
 
-def test_slices_shrink_again_and_are_never_larger_than_a_batch() -> None:
-    pace = Pace(16)
-    pace.learn(1, 1.0, bulk=False)
-    for _ in range(10):
-        pace.learn(pace.slice, 1.0, bulk=True)
-    assert pace.slice == 16
-    for _ in range(10):
-        pace.learn(pace.slice, 5.0, bulk=True)
-    assert pace.slice == LEAST_SLICE
-    assert Pace(1).slice == 1
-
-
-def test_nothing_is_learned_from_half_a_slice_or_before_one_item_was_alone() -> None:
-    pace = Pace(32)
-    pace.learn(LEAST_SLICE, 0.001, bulk=True)
-    pace.learn(1, 1.0, bulk=False)
-    pace.learn(2, 0.001, bulk=True)
-    pace.learn(LEAST_SLICE, 0.001, bulk=False)
-    assert pace.slice == LEAST_SLICE
+def test_a_slice_is_never_larger_than_a_batch() -> None:
+    waiting = Lines[Waiting](1)
+    waiting.add(Waiting(1), 0, bulk=False)
+    assert waiting.slice(0) == 1
