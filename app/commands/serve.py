@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ def serve(
     manifest = read_manifest(settings.bundle)
     details = manifest.model_dump(mode="json", exclude={"files", "thresholds"})
     matcher = build_matcher(settings)
+    gc.freeze()  # what is loaded stays: a full collection that looks through it would stop every request for long
     log = logging.getLogger(__name__)
     log.info("model loaded", extra={"model": matcher.model, "bundle": str(settings.bundle)})
     config = uvicorn.Config(
@@ -48,7 +50,10 @@ def _share_cores() -> None:
     """Keeps helper threads from taking the cores that others need: towers, search and requests run at the same time.
 
     OpenMP (in FAISS and PyTorch) lets threads that have nothing to do go round in circles, which it is told before it is
-    loaded; NumPy's BLAS splits products of a few thousand numbers among all cores, and then waits for the slowest.
+    loaded; the BLAS of NumPy and SciPy splits products of a few thousand numbers among all cores, and then waits for the
+    slowest.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import scipy.linalg  # noqa: F401 - loads both, so that both can be told
+
     ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -103,3 +104,16 @@ def test_equal_bytes_of_another_shape_are_another_photo() -> None:
 def test_a_failure_of_the_towers_is_raised() -> None:
     with pytest.raises(EncodingFailed):
         embed(FakeEncoder(), [Prepared((), POISON), Prepared((), POISON)])
+
+
+def test_titles_beside_photos_give_the_same_and_fail_alike() -> None:
+    items = [Prepared((pixels(0),), "aa"), Prepared((pixels(1), pixels(2))), Prepared((), "b")]
+    with ThreadPoolExecutor(1) as beside:
+        for one, other in zip(embed(FakeEncoder(), items, beside), embed(FakeEncoder(), items), strict=True):
+            np.testing.assert_array_equal(one.images, other.images)
+            assert (one.title is None) == (other.title is None)
+            if one.title is not None and other.title is not None:
+                np.testing.assert_array_equal(one.title, other.title)
+        with pytest.raises(EncodingFailed):
+            embed(FakeEncoder(), [Prepared((pixels(0),), POISON)], beside)
+        assert len(embed(FakeEncoder(), items, beside)) == 3
