@@ -12,11 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.api.lines import Lines
 from app.errors import NotReady, Overloaded
+
+LOOK_AGAIN_S = 0.002  # whether the bulk is still to be held back
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_queue: int,
         wait_ms: float = 0.0,
         observe: Callable[[Timing], None] | None = None,
+        hold: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepares the batcher; `start` begins the work.
 
@@ -71,8 +75,9 @@ class MicroBatcher(Generic[Item, Result]):
             max_queue: items that may wait.
             wait_ms: how long an incomplete batch waits for company once the worker is free.
             observe: told the timing of each batch.
+            hold: says whether a single request is being served elsewhere, so that the bulk should wait.
         """
-        self.name, self._work, self._observe = name, work, observe
+        self.name, self._work, self._observe, self._hold = name, work, observe, hold
         self._max_batch, self._max_queue, self._wait_s = max_batch, max_queue, wait_ms / 1000
         self._queue = Lines[_Waiting[Item, Result]](max_batch)
         self._arrived = asyncio.Event()
@@ -132,11 +137,20 @@ class MicroBatcher(Generic[Item, Result]):
             await self._arrived.wait()
             if self._wait_s and len(self._queue) < self._max_batch and not self._closing:
                 await asyncio.sleep(self._wait_s)
-            batch = self._queue.take(time.perf_counter())
+            batch = self._queue.take(time.perf_counter(), held=not self._closing and self._hold())
             if not self._queue and not self._closing:
                 self._arrived.clear()
             if batch:
                 await self._handle(batch)
+            elif self._queue:
+                await self._linger()
+
+    async def _linger(self) -> None:
+        """Waits for a moment while the bulk is held back; newcomers end it."""
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), LOOK_AGAIN_S)
+        self._arrived.set()
 
     async def _handle(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()

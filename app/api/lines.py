@@ -5,7 +5,9 @@ makes their batch longer. When it is the bulk's turn a slice of it goes. So some
 slice, however long the bulk's line is; and the bulk gets its slice after every batch of single requests, however many
 there are.
 
-Slices are small while single requests come, and double with every second without any: a bulk that is alone loses nothing.
+While somebody who asks one question is being served elsewhere (the photo is decoded, another worker has it), the bulk is
+held back, so that it does not take the cores; but never for longer than `HOLD_S` at a time. Slices are small while single
+requests come, and double with every second without any: a bulk that is alone loses nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 LEAST_SLICE = 2  # measured in docs/performance.md
 DOUBLING_S = 1.0
+HOLD_S = 0.1
 
 
 class Place(Protocol):
@@ -40,7 +43,7 @@ class Lines(Generic[Waiting]):
         self._max_batch = max_batch
         self._single, self._bulk = deque[Waiting](), deque[Waiting]()
         self._bulk_is_due = False
-        self._last_single_s = float("-inf")
+        self._last_single_s = self._last_slice_s = float("-inf")
 
     def __len__(self) -> int:
         """How many wait."""
@@ -59,12 +62,21 @@ class Lines(Generic[Waiting]):
             line.clear()
             line.extend(kept)
 
-    def take(self, now_s: float) -> list[Waiting]:
-        """Returns the next batch, empty if nobody waits."""
+    def take(self, now_s: float, *, held: bool = False) -> list[Waiting]:
+        """Returns the next batch, empty if nobody waits, or only those that are held back.
+
+        Args:
+            now_s: the time.
+            held: somebody who asks one question is being served elsewhere.
+        """
+        held = held and now_s < self._last_slice_s + HOLD_S
         for bulk in (True, False) if self._bulk_is_due else (False, True):
+            if bulk and held:
+                continue
             batch = _from(self._bulk, self.slice(now_s)) if bulk else _from(self._single, self._max_batch)
             if batch:
                 self._bulk_is_due = not bulk
+                self._last_slice_s = now_s if bulk else self._last_slice_s
                 return batch
         return []
 

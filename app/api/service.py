@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
@@ -39,8 +40,10 @@ class Service:
         # threads of its own: a photo of a single request must not wait behind dozens of the bulk
         self._bulk_decoders = ThreadPoolExecutor(max(1, settings.decode_threads // 2), thread_name_prefix="decode-bulk")
         self._decoding = 0
+        self._in_person = 0  # steps of single requests that are under way
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
+        limits["hold"] = lambda: self._in_person > 0
         self._embedder = MicroBatcher[Prepared, Embedding](
             "encode", matcher.embed, observe=lambda t: self._observe("encode", t), wait_ms=settings.batch_wait_ms, **limits
         )
@@ -76,13 +79,15 @@ class Service:
         self._decoding += 1
         try:
             threads = self._bulk_decoders if bulk else self._decoders
-            return await asyncio.get_running_loop().run_in_executor(threads, read)
+            with self._known(bulk=bulk):
+                return await asyncio.get_running_loop().run_in_executor(threads, read)
         finally:
             self._decoding -= 1
 
     async def embed(self, prepared: Prepared, *, bulk: bool = False) -> tuple[Embedding, Timing]:
         """Embeds one item, together with those of other callers."""
-        return await self._embedder.submit(prepared, max(1, len(prepared.photos)), bulk=bulk)
+        with self._known(bulk=bulk):
+            return await self._embedder.submit(prepared, max(1, len(prepared.photos)), bulk=bulk)
 
     async def match(
         self, prepared: Prepared, options: MatchOptions, *, bulk: bool = False
@@ -90,13 +95,23 @@ class Service:
         """Embeds one query and searches for it; also returns where the time went."""
         embedding, encoding = await self.embed(prepared, bulk=bulk)
         query = self.matcher.query(prepared, embedding, options)
-        answer, searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
+        with self._known(bulk=bulk):
+            answer, searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
         return answer, {
             "queue_ms": round(encoding.queue_ms + searching.queue_ms, 1),
             "encode_ms": round(encoding.work_ms, 1),
             "search_ms": round(searching.work_ms, 1),
             "batch_size": encoding.batch_size,
         }
+
+    @contextmanager
+    def _known(self, *, bulk: bool) -> Iterator[None]:
+        """Lets the workers know that somebody waits in person, unless it is the bulk."""
+        self._in_person += not bulk
+        try:
+            yield
+        finally:
+            self._in_person -= not bulk
 
     async def verify(self, image: bytes, catalog: str, answer: Answer) -> Answer:
         """Looks twice at the photos of doubtful matches, in the decode threads."""

@@ -432,3 +432,23 @@ def test_the_bulk_gets_its_slice_after_every_batch_of_single_requests() -> None:
     kinds = ["bulk" if batch[0] >= 100 else "single" for batch in gate.batches]
     assert kinds[:5] == ["single", "bulk", "single", "bulk", "single"]
     assert sorted(item for batch in gate.batches for item in batch) == [*range(9), *range(100, 110)]
+
+
+def test_the_bulk_that_is_held_back_goes_on_in_time_and_newcomers_do_not_wait_for_it() -> None:
+    busy_elsewhere = [True]
+
+    async def main() -> None:
+        batcher = Batcher("test", doubled, max_batch=2, max_queue=100, hold=lambda: busy_elsewhere[0])
+        batcher.start()
+        tasks = await bulk_submitted(batcher, *range(10))
+        assert (await asyncio.wait_for(batcher.submit(50), GUARD_S))[0] == 100
+        held = await asyncio.wait_for(asyncio.gather(*tasks[:4]), GUARD_S)  # although nobody ends the hold
+        assert [result for result, _ in held] == [0, 2, 4, 6]
+        busy_elsewhere[0] = False
+        assert await results(tasks) == [2 * n for n in range(10)]
+        busy_elsewhere[0] = True
+        last = await bulk_submitted(batcher, 7)
+        await asyncio.wait_for(batcher.stop(), GUARD_S)
+        assert await results(last) == [14]
+
+    asyncio.run(main())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.lines import DOUBLING_S, LEAST_SLICE, Lines
+from app.api.lines import DOUBLING_S, HOLD_S, LEAST_SLICE, Lines
 
 MAX_BATCH = 8
 
@@ -54,6 +54,19 @@ def test_those_that_have_gone_cost_nobody_a_turn() -> None:
     waiting.add(Waiting(3), 0, bulk=True)
     waiting.drop_gone()
     assert len(waiting) == 1
+
+
+def test_the_bulk_is_held_back_while_somebody_is_served_elsewhere_but_not_for_long() -> None:
+    waiting = lines(bulk=50)
+    waiting.add(Waiting(1), 1.0, bulk=False)
+    assert numbers(waiting.take(1.0, held=True)) == [1]
+    assert numbers(waiting.take(1.0, held=True)) == [100, 101]  # it is the bulk's turn, and it has not had one yet
+    assert waiting.take(1.0 + 0.9 * HOLD_S, held=True) == []
+    waiting.add(Waiting(2), 1.0, bulk=False)
+    assert numbers(waiting.take(1.0, held=True)) == [2]
+    assert numbers(waiting.take(1.0 + 1.1 * HOLD_S, held=True)) == [102, 103]
+    assert waiting.take(1.0 + 1.2 * HOLD_S, held=True) == []
+    assert numbers(waiting.take(1.0 + 1.2 * HOLD_S)) == [104, 105]
 
 
 EVENTS = st.lists(st.one_of(st.none(), st.tuples(st.booleans(), st.integers(1, MAX_BATCH + 2))), max_size=80)
