@@ -2,6 +2,7 @@
 # make test    everything that must hold: lint, types, architecture, tests
 # make serve   the API on http://127.0.0.1:8000
 # make bench   measure against a plain service; writes docs/performance.md
+# make bench-full   the same with 100,000 products, and every other benchmark: an hour or more (ARGS="--only growth": one of them)
 
 VENV ?= .venv
 EXTRAS ?= cpu,dev
@@ -13,7 +14,7 @@ WORKERS ?= 2
 # nor do more threads: each test process has a core to itself
 THREADS ?= 1
 
-.PHONY: demo test serve lint types unit bench install clean
+.PHONY: demo test serve lint types unit bench bench-full install clean
 
 install:
 	@PYTHON=$(PYTHON) deploy/install.sh $(VENV) $(EXTRAS)
@@ -41,6 +42,9 @@ unit: install
 
 bench: install
 	$(RUN) -m tests.benchmarks $(ARGS)
+
+bench-full: install
+	$(RUN) -m tests.benchmarks.full $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -47,7 +47,8 @@ def build_matcher(settings: Settings) -> Matcher:
     bundle = load_bundle(settings.bundle)
     data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
     try:
-        catalog = LocalCatalog(data, bundle.manifest.encoder_fusion(), bundle.fingerprint)
+        fusion = bundle.manifest.encoder_fusion()
+        catalog = LocalCatalog(data, fusion, bundle.fingerprint, cache_bytes=settings.record_cache_bytes)
         return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
     except BaseException:
         data.close()

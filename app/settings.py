@@ -35,6 +35,7 @@ class Settings(BaseSettings):
         batch_wait_ms: how long an incomplete batch waits for company while the worker is idle.
         max_queue: items that may wait for the towers, and for the index; more is answered with 429.
         decode_threads: photos decoded at the same time.
+        record_cache_bytes: of products that were read lately and are kept in memory; 0 keeps none.
         ready_cache_s: how long an answer of `/readyz` is reused.
     """
 
@@ -65,4 +66,5 @@ class Settings(BaseSettings):
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     max_queue: Positive = 512
     decode_threads: Positive = 4
+    record_cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
     ready_cache_s: Annotated[float, Field(ge=0)] = 3.0

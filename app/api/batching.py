@@ -1,7 +1,8 @@
 """A generic micro-batcher: many callers, one worker, few large batches. Knows nothing of models.
 
 While the worker is busy, callers queue up; when it is free, it takes all that wait, up to a limit. An idle service
-therefore answers at once, and a busy one fills its batches by itself (`wait_ms` can make it linger for more).
+therefore answers at once, and a busy one fills its batches by itself (`wait_ms` can make it linger for more). Single
+requests do not wait for the bulk: see `app.api.lines`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from app.api.lines import Lines
 from app.errors import NotReady, Overloaded
+
+LOOK_AGAIN_S = 0.002  # whether the bulk is still to be held back
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,10 @@ class _Waiting(Generic[Item, Result]):
     since: float
     future: asyncio.Future[tuple[Result, Timing]]
 
+    @property
+    def gone(self) -> bool:
+        return self.future.done()
+
 
 class MicroBatcher(Generic[Item, Result]):
     """Runs `work` on batches in a thread of its own. Use on one event loop.
@@ -56,6 +64,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_queue: int,
         wait_ms: float = 0.0,
         observe: Callable[[Timing], None] | None = None,
+        hold: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepares the batcher; `start` begins the work.
 
@@ -66,10 +75,11 @@ class MicroBatcher(Generic[Item, Result]):
             max_queue: items that may wait.
             wait_ms: how long an incomplete batch waits for company once the worker is free.
             observe: told the timing of each batch.
+            hold: says whether a single request is being served elsewhere, so that the bulk should wait.
         """
-        self.name, self._work, self._observe = name, work, observe
+        self.name, self._work, self._observe, self._hold = name, work, observe, hold
         self._max_batch, self._max_queue, self._wait_s = max_batch, max_queue, wait_ms / 1000
-        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._queue = Lines[_Waiting[Item, Result]](max_batch)
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -97,8 +107,13 @@ class MicroBatcher(Generic[Item, Result]):
             await self._worker
         self._pool.shutdown(wait=True)
 
-    async def submit(self, item: Item, weight: int = 1) -> tuple[Result, Timing]:
+    async def submit(self, item: Item, weight: int = 1, *, bulk: bool = False) -> tuple[Result, Timing]:
         """Returns the item's result and where the time went.
+
+        Args:
+            item: for `work`.
+            weight: what it adds to a batch.
+            bulk: one of many, for which nobody waits in person.
 
         Raises:
             Overloaded: too many items wait already.
@@ -108,11 +123,12 @@ class MicroBatcher(Generic[Item, Result]):
         if not self.alive:
             raise NotReady("the service is starting or stopping: try again in a moment.")
         if len(self._queue) >= self._max_queue:  # places of callers that have gone are free
-            self._queue = deque(waiting for waiting in self._queue if not waiting.future.done())
+            self._queue.drop_gone()
         if len(self._queue) >= self._max_queue:
             raise Overloaded(f"{self._max_queue} items wait already: try again in a moment.")
         future: asyncio.Future[tuple[Result, Timing]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, weight, time.perf_counter(), future))
+        now_s = time.perf_counter()
+        self._queue.add(_Waiting(item, weight, now_s, future), now_s, bulk=bulk)
         self._arrived.set()
         return await future
 
@@ -121,21 +137,20 @@ class MicroBatcher(Generic[Item, Result]):
             await self._arrived.wait()
             if self._wait_s and len(self._queue) < self._max_batch and not self._closing:
                 await asyncio.sleep(self._wait_s)
-            batch = self._take()
+            batch = self._queue.take(time.perf_counter(), held=not self._closing and self._hold())
             if not self._queue and not self._closing:
                 self._arrived.clear()
             if batch:
                 await self._handle(batch)
+            elif self._queue:
+                await self._linger()
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        batch: list[_Waiting[Item, Result]] = []
-        weight = 0
-        while self._queue and (not batch or weight + self._queue[0].weight <= self._max_batch):
-            waiting = self._queue.popleft()
-            if not waiting.future.done():  # done: the caller has gone
-                batch.append(waiting)
-                weight += waiting.weight
-        return batch
+    async def _linger(self) -> None:
+        """Waits for a moment while the bulk is held back; newcomers end it."""
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), LOOK_AGAIN_S)
+        self._arrived.set()
 
     async def _handle(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()

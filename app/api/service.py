@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
@@ -36,9 +37,13 @@ class Service:
     def __init__(self, matcher: Matcher, settings: Settings, metrics: Metrics) -> None:
         self.matcher, self.settings, self.metrics = matcher, settings, metrics
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        # threads of its own: a photo of a single request must not wait behind dozens of the bulk
+        self._bulk_decoders = ThreadPoolExecutor(max(1, settings.decode_threads // 2), thread_name_prefix="decode-bulk")
         self._decoding = 0
+        self._in_person = 0  # steps of single requests that are under way
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
+        limits["hold"] = lambda: self._in_person > 0
         self._embedder = MicroBatcher[Prepared, Embedding](
             "encode", matcher.embed, observe=lambda t: self._observe("encode", t), wait_ms=settings.batch_wait_ms, **limits
         )
@@ -59,36 +64,54 @@ class Service:
         await self._embedder.stop()
         await self._searcher.stop()
         self._decoders.shutdown()
+        self._bulk_decoders.shutdown()
         self._writer.shutdown()
         await asyncio.to_thread(self.matcher.close)
 
     # -- steps -------------------------------------------------------------------------------------------------
 
-    async def decode(self, read: Callable[[], Result]) -> Result:
+    # `bulk` marks the items of batches: single requests go before them, see `app.api.lines`
+
+    async def decode(self, read: Callable[[], Result], *, bulk: bool = False) -> Result:
         """Runs a reading step in the decode threads. Raises Overloaded if too many wait, and what `read` raises."""
         if self._decoding >= self.settings.max_queue:
             raise Overloaded(f"{self._decoding} photos wait to be decoded: try again in a moment.")
         self._decoding += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+            threads = self._bulk_decoders if bulk else self._decoders
+            with self._known(bulk=bulk):
+                return await asyncio.get_running_loop().run_in_executor(threads, read)
         finally:
             self._decoding -= 1
 
-    async def embed(self, prepared: Prepared) -> tuple[Embedding, Timing]:
+    async def embed(self, prepared: Prepared, *, bulk: bool = False) -> tuple[Embedding, Timing]:
         """Embeds one item, together with those of other callers."""
-        return await self._embedder.submit(prepared, max(1, len(prepared.photos)))
+        with self._known(bulk=bulk):
+            return await self._embedder.submit(prepared, max(1, len(prepared.photos)), bulk=bulk)
 
-    async def match(self, prepared: Prepared, options: MatchOptions) -> tuple[Answer, dict[str, float]]:
+    async def match(
+        self, prepared: Prepared, options: MatchOptions, *, bulk: bool = False
+    ) -> tuple[Answer, dict[str, float]]:
         """Embeds one query and searches for it; also returns where the time went."""
-        embedding, encoding = await self.embed(prepared)
+        embedding, encoding = await self.embed(prepared, bulk=bulk)
         query = self.matcher.query(prepared, embedding, options)
-        answer, searching = await self._searcher.submit((options.catalog, query, options.rule))
+        with self._known(bulk=bulk):
+            answer, searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
         return answer, {
             "queue_ms": round(encoding.queue_ms + searching.queue_ms, 1),
             "encode_ms": round(encoding.work_ms, 1),
             "search_ms": round(searching.work_ms, 1),
             "batch_size": encoding.batch_size,
         }
+
+    @contextmanager
+    def _known(self, *, bulk: bool) -> Iterator[None]:
+        """Lets the workers know that somebody waits in person, unless it is the bulk."""
+        self._in_person += not bulk
+        try:
+            yield
+        finally:
+            self._in_person -= not bulk
 
     async def verify(self, image: bytes, catalog: str, answer: Answer) -> Answer:
         """Looks twice at the photos of doubtful matches, in the decode threads."""

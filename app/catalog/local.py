@@ -22,6 +22,7 @@ from app.catalog.faiss_index import FlatIndex, RowSet
 from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
+from app.catalog.record_cache import DEFAULT_BYTES, RecordCache
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
@@ -55,19 +56,21 @@ class _Shelf:
 class LocalCatalog:
     """See `app.catalog.base.Catalog`."""
 
-    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str) -> None:
+    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str, cache_bytes: int = DEFAULT_BYTES) -> None:
         """Opens every catalog of a data folder for one bundle.
 
         Args:
             data: the open folder; closed by `close`.
             fusion: of the bundle.
             fingerprint: of the bundle.
+            cache_bytes: of products that were read lately, over all catalogs.
 
         Raises:
             ModelMismatch: the folder holds vectors of another bundle.
             CatalogError: the vectors in the database do not have the bundle's dimension.
         """
         self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
+        self._cache = RecordCache(cache_bytes)
         self._write_lock = threading.Lock()
         self.feedback = LocalFeedback(data.records, self._write_lock)
         self._shelves: dict[str, _Shelf] = {}
@@ -168,6 +171,7 @@ class LocalCatalog:
         session.flush()
         with shelf.lock:
             session.commit()
+            self._cache.drop(removed)
             shelf.generation = row.generation
             shelf.products += growth
             self._shelves[shelf.name] = shelf
@@ -243,11 +247,18 @@ class LocalCatalog:
         shelf = self._shelf(catalog)
         with self._data.records.session() as session, shelf.lock:
             ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
-            products = products_by_key(session, sorted({int(key) for answer in ranked for key in answer.keys}))
+            products = self._products(session, {key for answer in ranked for key in answer.keys.tolist()})
             rows = [shelf.index.rows(one.slots) for one in ranked]
             gallery = shelf.products
         found = zip(queries, ranked, rows, strict=True)
         return [answer_of(query, one, vectors, products, gallery) for query, one, vectors in found]
+
+    def _products(self, session: Session, keys: set[int]) -> dict[int, Product]:
+        """Returns products by key. The caller holds the lock of their shelf: nobody changes them meanwhile."""
+        found = self._cache.get(keys)
+        missing = products_by_key(session, sorted(keys - found.keys()))
+        self._cache.put(missing)
+        return found | missing
 
     def _scopes(self, session: Session, shelf: _Shelf, queries: Sequence[Query]) -> list[Scope]:
         """Reads the filters of queries; equal filters are read once and share one array."""

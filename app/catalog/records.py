@@ -6,7 +6,7 @@ with the fingerprint of the bundle that made it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,8 +64,7 @@ class ProductRow(Base):
         """Returns the product as the rest of the program knows it; `photos` spares reading them where they are known."""
         if photos is None:
             photos = tuple(p.photo() for p in self.photos)
-        created, updated = self.created_at.replace(tzinfo=UTC), self.updated_at.replace(tzinfo=UTC)  # SQLite drops the zone
-        return Product(self.id, self.title, photos, self.attributes, created, updated)
+        return stored_product(self.id, self.title, self.attributes, self.created_at, self.updated_at, photos)
 
 
 class PhotoRow(Base):
@@ -84,9 +83,25 @@ class PhotoRow(Base):
 
     def photo(self) -> Photo:
         """Returns the photo as the rest of the program knows it."""
-        return Photo(
-            self.sha256, self.media_type, self.width, self.height, None if self.phash is None else int(self.phash, 16)
-        )
+        return stored_photo(self.sha256, self.media_type, self.width, self.height, self.phash)
+
+
+def stored_product(
+    id: str,  # noqa: A002
+    title: str | None,
+    attributes: Mapping[str, Scalar],
+    created_at: datetime,
+    updated_at: datetime,
+    photos: tuple[Photo, ...],
+) -> Product:
+    """Returns a product from the columns of its row, whose times SQLite keeps without their zone."""
+    created, updated = created_at.replace(tzinfo=UTC), updated_at.replace(tzinfo=UTC)
+    return Product(id, title, photos, attributes, created, updated)
+
+
+def stored_photo(sha256: str, media_type: str, width: int, height: int, phash: str | None) -> Photo:
+    """Returns a photo from the columns of its row."""
+    return Photo(sha256, media_type, width, height, None if phash is None else int(phash, 16))
 
 
 class AttributeRow(Base):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 from typing import Annotated, Any
 
 import typer
+from threadpoolctl import ThreadpoolController
 
 from app.settings import Settings
 
@@ -15,6 +18,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Default: SAMESKU_PORT or 8000; 0 takes a free one.")] = None,
 ) -> None:
     """Serve the API. Settings come from SAMESKU_* variables; see docs/settings.md."""
+    _share_cores()
     import uvicorn
 
     from app.api.app import create_app
@@ -28,6 +32,7 @@ def serve(
     manifest = read_manifest(settings.bundle)
     details = manifest.model_dump(mode="json", exclude={"files", "thresholds"})
     matcher = build_matcher(settings)
+    gc.freeze()  # what is loaded stays: a full collection that looks through it would stop every request for long
     log = logging.getLogger(__name__)
     log.info("model loaded", extra={"model": matcher.model, "bundle": str(settings.bundle)})
     config = uvicorn.Config(
@@ -39,3 +44,16 @@ def serve(
         server_header=False,
     )
     uvicorn.Server(config).run()
+
+
+def _share_cores() -> None:
+    """Keeps helper threads from taking the cores that others need: towers, search and requests run at the same time.
+
+    OpenMP (in FAISS and PyTorch) lets threads that have nothing to do go round in circles, which it is told before it is
+    loaded; the BLAS of NumPy and SciPy splits products of a few thousand numbers among all cores, and then waits for the
+    slowest.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import scipy.linalg  # noqa: F401 - loads both, so that both can be told
+
+    ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)

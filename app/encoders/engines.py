@@ -96,8 +96,8 @@ class _ConvertedImage:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         rows = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
-        parts = [self._run(rows[start : start + self._together]) for start in range(0, len(rows), self._together)]
-        return torch.from_numpy(np.concatenate(parts))
+        parts = [(rows[start : start + self._together],) for start in range(0, len(rows), self._together)]
+        return torch.from_numpy(np.concatenate(self._run.each(parts)))
 
 
 class _ConvertedTitle:
@@ -110,8 +110,9 @@ class _ConvertedTitle:
         own = by_length(batch.ids, batch.mask, _TITLES_TOGETHER, self._words)
         return joined(self._spec, own, None if self._ngrams is None else self._ngrams(batch.ngrams))
 
-    def _words(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return torch.from_numpy(self._run(ids.contiguous().numpy(), mask.contiguous().numpy()))
+    def _words(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        calls = [(ids.contiguous().numpy(), mask.contiguous().numpy()) for ids, mask in parts]
+        return [torch.from_numpy(rows) for rows in self._run.each(calls)]
 
 
 class _CapturedImage:
@@ -142,7 +143,7 @@ def place_image(spec: ImageSpec, folder: Path, runtime: Runtime, cache: EngineCa
         run = _open(source, runtime, cache)
         if run is not None:
             # on one thread, photos together are no faster, and every new number of them must be prepared
-            return _ConvertedImage(run, together=_threads(runtime))
+            return _ConvertedImage(run, together=runtime.threads // run.streams)
     if runtime.device.type == "cuda":
         captured = _capture(_image_source(spec, folder), runtime.device)
         if captured is not None:
@@ -201,10 +202,6 @@ def _read_ngrams(spec: TitleSpec, folder: Path) -> NgramPart | None:
     with safe_open(folder / spec.weights, framework="pt") as weights:
         part.load_state_dict({"weight": weights.get_tensor("ngrams.weight").float()})
     return part
-
-
-def _threads(runtime: Runtime) -> int:
-    return runtime.threads or torch.get_num_threads()
 
 
 def agrees(model: Callable[..., Floats], probes: Sequence[Inputs], wanted: Floats, least: float) -> bool:
@@ -273,7 +270,7 @@ def _open(source: _Source, runtime: Runtime, cache: EngineCache | None) -> Compi
     how = f"openvino {engine.version()} fp32"
 
     def compiled(model: Any, wanted: Floats) -> Compiled:
-        found = engine.Compiled(model, _threads(runtime))
+        found = engine.Compiled(model, runtime.threads)
         if not agrees(found, source.probes, wanted, LEAST_COSINE):
             raise engine.CannotConvert(f"the vectors are not those of PyTorch (cosine below {LEAST_COSINE})")
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +17,8 @@ class ImageTower(nn.Module):
     """
 
     def __init__(self, spec: ImageSpec) -> None:
+        import timm  # takes seconds, and a tower that was converted for another engine does without
+
         super().__init__()
         self.spec = spec
         self.backbone = timm.create_model(spec.architecture, pretrained=False, num_classes=0, global_pool="")

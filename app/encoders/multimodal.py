@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ class MultimodalEncoder:
         """
         self.spec, self.runtime, self.limits = spec, runtime, limits or InputLimits()
         self.image_dim, self.title_dim, self.batch = spec.image_dim, spec.title_dim, runtime.batch
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="titles") if runtime.side_by_side else None
         self._framings = Framings([tower.preprocessing for tower, _ in spec.image_towers()])
         self._images = [
             _PlacedImage(place_image(tower, folder, runtime, cache), share**0.5, framing)
@@ -139,7 +141,10 @@ class MultimodalEncoder:
         return self._embed("titles", self._title_rows, titles)()
 
     def embed(self, photos: Sequence[Pixels], titles: Sequence[str]) -> tuple[Floats, Floats]:
-        """See `Encoder`. While a GPU computes on the photos, the titles are cut."""
+        """See `Encoder`. While a GPU computes on the photos, the titles are cut; on cores enough for both they are read."""
+        if self._beside is not None and len(photos) and len(titles):
+            reading = self._beside.submit(self.embed_titles, titles)
+            return self.embed_photos(photos), reading.result()
         images, words = self._embed("photos", self._photo_rows, photos), self._embed("titles", self._title_rows, titles)
         return images(), words()
 

@@ -26,12 +26,17 @@ class Runtime:
     Attributes:
         device: where the towers run.
         engine: what runs them; OpenVINO on a CPU only.
-        threads: how many OpenVINO may use; 0 as many as PyTorch, which asks `OMP_NUM_THREADS` and counts cores.
+        threads: how many OpenVINO may use; PyTorch keeps its own count.
     """
 
     device: torch.device
     engine: Literal["torch", "openvino"] = "torch"
     threads: int = 0
+
+    @property
+    def side_by_side(self) -> bool:
+        """True if two towers at the same time are done sooner than one after the other."""
+        return self.engine == "openvino" and self.threads > 1
 
     @property
     def name(self) -> str:
@@ -75,7 +80,7 @@ def choose(device: DeviceName, engine: EngineName = "torch", threads: int = 0) -
         device: `auto` (a GPU if there is one), `cuda` or `cpu`.
         engine: `auto` is OpenVINO where it is installed and the device is a CPU, else PyTorch. `openvino` makes
             `auto` of the device mean the CPU.
-        threads: see `Runtime`; above 0 it counts for PyTorch, too.
+        threads: of the towers on a CPU; 0 leaves it to PyTorch, which asks `OMP_NUM_THREADS` and counts cores.
 
     Raises:
         NotReady: what was asked for is not there, or does not go together.
@@ -93,7 +98,7 @@ def choose(device: DeviceName, engine: EngineName = "torch", threads: int = 0) -
     if engine == "torch":
         return Runtime(cpu)
     if importlib.util.find_spec("openvino") is not None:
-        return Runtime(cpu, "openvino", threads)
+        return Runtime(cpu, "openvino", torch.get_num_threads())
     if engine == "openvino":
         raise NotReady("ENGINE=openvino, but OpenVINO is not installed: install the extra 'cpu', or set ENGINE=auto.")
     log.info("towers run in PyTorch, several times slower than in OpenVINO, which is not installed (extra 'cpu')")

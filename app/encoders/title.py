@@ -60,7 +60,7 @@ class TitleTower(nn.Module):
         others of its part as expensive. A GPU does the whole batch in one go sooner than several small parts.
         """
         together = _PART if batch.ids.device.type == "cpu" else len(batch.ids)
-        return by_length(batch.ids, batch.mask, together, self._pooled)
+        return by_length(batch.ids, batch.mask, together, lambda parts: [self._pooled(*part) for part in parts])
 
     def own(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Returns the transformer's part of the vectors, `(n, own_dim)` unit rows, of titles that are read together."""
@@ -99,24 +99,28 @@ def joined(spec: TitleSpec, own: Tensor, ngrams: Tensor | None) -> Tensor:
     return torch.cat([(1 - share) ** 0.5 * own, share**0.5 * ngrams], dim=-1)
 
 
-def by_length(ids: Tensor, mask: Tensor, together: int, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+Parts = Sequence[tuple[Tensor, Tensor]]  # ids and mask of each
+
+
+def by_length(ids: Tensor, mask: Tensor, together: int, read: Callable[[Parts], Sequence[Tensor]]) -> Tensor:
     """Reads titles in parts of similar length, each cut to its longest title.
 
     Args:
         ids: `(n, tokens)`, padded at the end.
         mask: `(n, tokens)`, 1 where there is a token.
         together: the largest number of titles in a part.
-        read: ids and mask of a part -> one row per title.
+        read: all parts -> for each of them, one row per title.
 
     Returns:
         The rows in the order of the titles.
     """
     if len(ids) <= together:
-        return read(ids, mask)
+        return read([(ids, mask)])[0]
     lengths = mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
-    rows = [read(ids[part, : lengths[part[0]]], mask[part, : lengths[part[0]]]) for part in torch.split(order, together)]
-    return torch.cat(rows)[order.argsort()]
+    parts = torch.split(order, together)
+    rows = read([(ids[part, : lengths[part[0]]], mask[part, : lengths[part[0]]]) for part in parts])
+    return torch.cat(list(rows))[order.argsort()]
 
 
 class TitleTokens:

@@ -15,8 +15,16 @@ from rich.table import Table
 from tests.benchmarks.gallery import Agreement
 from tests.benchmarks.stats import REFERENCE, SAMESKU, Measurement, counted, median_stages, ratios, summarise
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 MARKDOWN, RAW = "performance.md", "performance.json"
+BENCH, FULL = "bench", "full"  # the section of the race, and the place of all other benchmarks' figures
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Returns the lines between which a section stands."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+BEGIN, END = markers(BENCH)
 
 INTRODUCTION = f"""# Performance
 
@@ -170,25 +178,26 @@ def table_text(head: Sequence[str], rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), marks, *rows])
 
 
-def replace_between_markers(text: str, content: str) -> str:
-    """Returns the text with the part between the markers replaced; without markers, they go to its end.
+def replace_between_markers(text: str, content: str, name: str = BENCH) -> str:
+    """Returns the text with the part between the markers of a section replaced; without markers, they go to its end.
 
     Raises:
         ValueError: only one of the markers is there, one is there twice, or they are in the wrong order.
     """
-    if BEGIN not in text and END not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n".lstrip()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the page must hold {BEGIN} once and {END} once behind it")
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{content.strip()}\n{END}{rest.partition(END)[2]}"
+    begin, end = markers(name)
+    if begin not in text and end not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n".lstrip()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the page must hold {begin} once and {end} once behind it")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
 
 
-def raw_json(race: Race) -> str:
-    """Returns all figures as JSON, lists of numbers on one line."""
+def figures(race: Race) -> dict[str, Any]:
+    """Returns all figures, ready for JSON."""
     compared = [asdict(one) | {"median": one.median} for one in ratios(race.measurements, race.loads)]
     summaries = [asdict(summarise(race.measurements, s, n)) for n in race.loads for s in (SAMESKU, REFERENCE)]
-    everything = {
+    return {
         "machine": race.machine,
         "setup": race.setup,
         "agreement": asdict(race.agreement),
@@ -196,15 +205,23 @@ def raw_json(race: Race) -> str:
         "summaries": summaries,
         "measurements": [asdict(m) for m in race.measurements],
     }
+
+
+def json_text(everything: dict[str, Any]) -> str:
+    """Returns figures as JSON, lists of numbers on one line."""
     text = json.dumps(everything, indent=2, ensure_ascii=False)
     return re.sub(r"\[[-\d\s.,e]+\]", lambda numbers: " ".join(numbers.group().split()), text) + "\n"
 
 
 def write(race: Race, folder: Path) -> list[Path]:
-    """Writes both files into a folder; of an existing page only the part between the markers changes."""
+    """Writes both files into a folder; of an existing page only the part between the markers changes.
+
+    Figures of other benchmarks stay in the file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     page, raw = folder / MARKDOWN, folder / RAW
     text = page.read_text("utf-8") if page.exists() else INTRODUCTION
     page.write_text(replace_between_markers(text, section(race)), "utf-8")
-    raw.write_text(raw_json(race), "utf-8")
+    others = {FULL: known[FULL]} if raw.exists() and FULL in (known := json.loads(raw.read_text("utf-8"))) else {}
+    raw.write_text(json_text(figures(race) | others), "utf-8")
     return [page, raw]

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from app.encoders.preprocess import InputLimits, open_image
-from tests.benchmarks import load, report
+from tests.benchmarks import full, load, report
 from tests.benchmarks.gallery import Agreement
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.processes import read_stages, warmup_for
@@ -135,6 +135,27 @@ def test_every_table_row_has_as_many_cells_as_its_head(race: report.Race) -> Non
     printed = io.StringIO()
     report.show(race, Console(file=printed, width=100))
     assert "3.00 x" in printed.getvalue()
+
+
+def test_sections_of_other_benchmarks_are_kept(race: report.Race, tmp_path: Path) -> None:
+    report.write(race, tmp_path)
+    full.write("growth", "| a | b |", {"rows": [1]}, tmp_path)
+    full.write("growth", "| a | c |", {"rows": [2]}, tmp_path)
+    page, raw = (tmp_path / name for name in (report.MARKDOWN, report.RAW))
+    before = page.read_text("utf-8")
+    assert before.count("| a | c |") == 1
+    assert "| a | b |" not in before
+    report.write(race, tmp_path)
+    assert page.read_text("utf-8") == before
+    figures = json.loads(raw.read_text("utf-8"))
+    assert figures[report.FULL] == {"growth": {"rows": [2]}}
+    assert figures["setup"] == race.setup
+
+
+def test_every_benchmark_of_the_full_run_has_a_section_of_its_own() -> None:
+    names = [part.name for part in full.parts(1000, "0,100", Path("out"))]
+    assert len(set(names)) == len(names)
+    assert report.BENCH not in names
 
 
 def test_stages_are_read_from_the_last_requests_of_a_log() -> None:

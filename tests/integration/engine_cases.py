@@ -43,8 +43,8 @@ class Shelf:
     bundle: Path
     cache: Path
 
-    def open(self, name: str, bundle: Path | None = None) -> MultimodalEncoder:
-        settings = Settings(device="cpu", engine=name, engine_cache=self.cache, engine_threads=1)
+    def open(self, name: str, bundle: Path | None = None, threads: int = 1) -> MultimodalEncoder:
+        settings = Settings(device="cpu", engine=name, engine_cache=self.cache, engine_threads=threads)
         return build_encoder(settings, load_bundle(bundle or self.bundle))
 
     @property
@@ -135,6 +135,36 @@ def test_a_vector_does_not_depend_on_its_company_or_on_threads(made: Shelf) -> N
     wanted = np.concatenate([encoder.embed_titles([one]) for one in titles])
     for n, rows in enumerate(read):
         np.testing.assert_allclose(rows.result(), np.roll(wanted, -n, axis=0), atol=1e-5)
+
+
+def test_two_streams_give_what_one_gives(made: Shelf) -> None:
+    before = torch.get_num_threads()
+    try:
+        one, two = made.open("openvino"), made.open("openvino", threads=2)
+    finally:
+        torch.set_num_threads(before)
+    assert (one.runtime.side_by_side, two.runtime.side_by_side) == (False, True)
+    check_same(one, two)
+    seen, read = two.embed(pixels(two) * 5, TITLES * 3)
+    np.testing.assert_allclose(seen, np.tile(one.embed_photos(pixels(one)), (5, 1)), atol=1e-5)
+    np.testing.assert_allclose(read, np.tile(one.embed_titles(TITLES), (3, 1)), atol=1e-5)
+
+
+def test_a_call_that_fails_leaves_the_others_of_its_kind_alone() -> None:
+    rows = np.random.default_rng(0).random((8, 4), np.float32)
+    model = engine.convert(_Doubling().eval(), [torch.rand(2, 4)], [(-1, 4)])
+    run = engine.Compiled(model, 2)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            run.each([(rows[:1],), (rows[:2],), (rows[:2, :3].copy(),), (rows[2:],)])
+        found = run.each([(rows[:1],), (rows[1:2],), (rows[2:],)])
+        np.testing.assert_allclose(np.concatenate(found), 2 * rows)
+    assert run.each([]) == []
+
+
+class _Doubling(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return 2 * rows
 
 
 @pytest.mark.real

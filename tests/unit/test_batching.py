@@ -392,3 +392,63 @@ def test_a_batch_may_wait_for_company() -> None:
 
     run(scenario, poisoned(set(), log), wait_ms=1)
     assert log == [[0, 1, 2]]
+
+
+# -- single requests and the bulk -----------------------------------------------------------------------------
+
+
+async def bulk_submitted(batcher: Batcher, *items: int) -> list[asyncio.Task[tuple[int, Timing]]]:
+    tasks = [asyncio.create_task(batcher.submit(item, bulk=True)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_a_single_request_is_served_ahead_of_the_bulk_that_waits_and_alone() -> None:
+    gate = Gate()
+
+    async def scenario(batcher: Batcher) -> None:
+        tasks = await bulk_submitted(batcher, 100)
+        await passed(gate.entered)
+        tasks += await bulk_submitted(batcher, *range(101, 111))
+        tasks += await submitted(batcher, 1)
+        gate.opened.set()
+        await results(tasks)
+
+    run(scenario, gate, max_batch=32)
+    assert gate.batches[:2] == [[100], [1]]
+    assert [item for batch in gate.batches[2:] for item in batch] == list(range(101, 111))
+
+
+def test_the_bulk_gets_its_slice_after_every_batch_of_single_requests() -> None:
+    gate = Gate()
+
+    async def scenario(batcher: Batcher) -> None:
+        tasks = [await busy(batcher, gate), *await bulk_submitted(batcher, *range(100, 110))]
+        tasks += await submitted(batcher, *range(1, 9))
+        gate.opened.set()
+        await results(tasks)
+
+    run(scenario, gate, max_batch=4)
+    kinds = ["bulk" if batch[0] >= 100 else "single" for batch in gate.batches]
+    assert kinds[:5] == ["single", "bulk", "single", "bulk", "single"]
+    assert sorted(item for batch in gate.batches for item in batch) == [*range(9), *range(100, 110)]
+
+
+def test_the_bulk_that_is_held_back_goes_on_in_time_and_newcomers_do_not_wait_for_it() -> None:
+    busy_elsewhere = [True]
+
+    async def main() -> None:
+        batcher = Batcher("test", doubled, max_batch=2, max_queue=100, hold=lambda: busy_elsewhere[0])
+        batcher.start()
+        tasks = await bulk_submitted(batcher, *range(10))
+        assert (await asyncio.wait_for(batcher.submit(50), GUARD_S))[0] == 100
+        held = await asyncio.wait_for(asyncio.gather(*tasks[:4]), GUARD_S)  # although nobody ends the hold
+        assert [result for result, _ in held] == [0, 2, 4, 6]
+        busy_elsewhere[0] = False
+        assert await results(tasks) == [2 * n for n in range(10)]
+        busy_elsewhere[0] = True
+        last = await bulk_submitted(batcher, 7)
+        await asyncio.wait_for(batcher.stop(), GUARD_S)
+        assert await results(last) == [14]
+
+    asyncio.run(main())

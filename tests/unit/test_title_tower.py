@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -60,11 +62,12 @@ def test_parts_come_back_in_order_and_are_cut_to_their_longest(lengths: list[int
     ids = torch.arange(1, len(lengths) + 1)[:, None] * mask
     sizes = list[int]()
 
-    def read(part: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        assert part.shape == known.shape
-        assert int(known.sum(1).max()) == part.shape[1]
-        sizes.append(len(part))
-        return torch.stack([part.amax(1), known.sum(1)], dim=1)
+    def read(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        for part, known in parts:
+            assert part.shape == known.shape
+            assert int(known.sum(1).max()) == part.shape[1]
+            sizes.append(len(part))
+        return [torch.stack([part.amax(1), known.sum(1)], dim=1) for part, known in parts]
 
     rows = by_length(ids, mask, together, read)
     assert rows.tolist() == [[n + 1, length] for n, length in enumerate(lengths)]

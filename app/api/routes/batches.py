@@ -69,8 +69,8 @@ async def _match_lines(service: Service, batch: Batch, options: MatchOptions) ->
 
 async def _match_one(service: Service, item: BatchItem, options: MatchOptions) -> dict[str, Any]:
     started = time.perf_counter()
-    prepared = await service.decode(lambda: _read_query(service, item))
-    answer, _ = await service.match(prepared, options)
+    prepared = await service.decode(lambda: _read_query(service, item), bulk=True)
+    answer, _ = await service.match(prepared, options, bulk=True)
     took_ms = (time.perf_counter() - started) * 1000
     return AnswerOut.of(answer, options.catalog, service.matcher.model, took_ms).model_dump(mode="json")
 
@@ -143,8 +143,8 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
 
 
 async def _embed(service: Service, item: BatchItem) -> tuple[PreparedProduct, Embedding]:
-    product = await service.decode(lambda: _read_product(service, item))
-    return product, (await service.embed(product.prepared))[0]
+    product = await service.decode(lambda: _read_product(service, item), bulk=True)
+    return product, (await service.embed(product.prepared, bulk=True))[0]
 
 
 def _read_product(service: Service, item: BatchItem) -> PreparedProduct:
