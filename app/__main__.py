@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from app import __version__
-from app.commands import bundle, calibrate, compare, evaluate, group, index, match, serve, train
+from app.commands import bundle, calibrate, compare, evaluate, group, index, keys, match, serve, train
 from app.commands.common import console
 from app.errors import AppError
 from app.settings import Settings
@@ -27,6 +27,7 @@ cli.command()(evaluate.evaluate)
 cli.command()(compare.compare)
 cli.command()(group.group)
 cli.add_typer(bundle.app, name="bundle")
+cli.add_typer(keys.app, name="keys")
 
 
 @cli.command()

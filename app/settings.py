@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
 
 
 class Settings(BaseSettings):
@@ -24,6 +25,12 @@ class Settings(BaseSettings):
         engine_cache: where towers converted for OpenVINO are kept; by default next to the bundle, or in the data folder
             where that cannot be written.
         host, port: where to listen.
+        allow_anonymous: serve whoever reaches the service as long as there is no API key, on any address; otherwise it
+            listens on the loopback address only until there is one.
+        keys_cache_s: how long a new or revoked key may go unnoticed.
+        rate_limit_per_s: requests and batch items per key and second; 0 for no limit.
+        rate_limit_burst: of them at once.
+        cors_origins: of web pages that may call, as a JSON list.
         log_level, log_format: `json` for machines, `console` for people.
         max_image_bytes, max_image_pixels: of one photo.
         min_image_side_px: shortest side of a photo.
@@ -52,6 +59,11 @@ class Settings(BaseSettings):
     engine_cache: Path | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    allow_anonymous: bool = False
+    keys_cache_s: Annotated[float, Field(ge=0, le=30)] = 1.0
+    rate_limit_per_s: Annotated[float, Field(ge=0)] = 0.0
+    rate_limit_burst: Positive = 100
+    cors_origins: tuple[Origin, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     max_image_bytes: Positive = 20 * MIB

@@ -35,6 +35,9 @@ def configure_logging(level: str, log_format: str) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("app").setLevel(level.upper())
+    logging.getLogger("app.audit").setLevel(
+        logging.INFO
+    )  # a record of who changed what must not depend on a taste for quiet
     logging.getLogger("uvicorn.error").setLevel(level.upper())
 
 

@@ -15,7 +15,7 @@ from app.__main__ import cli
 from app.errors import AppError, InvalidInput, InvalidListings, ManifestInvalid, ManifestMissing
 from tests.conftest import ROOT
 
-COMMANDS = ("serve", "index", "match", "compare", "group", "train", "evaluate", "calibrate", "bundle", "version")
+COMMANDS = ("serve", "index", "match", "compare", "group", "train", "evaluate", "calibrate", "bundle", "keys", "version")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,19 @@ def test_help_names_every_command() -> None:
     assert all(command in output for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bundle create", "bundle ensemble", "bundle inspect", "bundle verify"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *COMMANDS,
+        "bundle create",
+        "bundle ensemble",
+        "bundle inspect",
+        "bundle verify",
+        "keys create",
+        "keys list",
+        "keys revoke",
+    ],
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(cli, [*command.split(), "--help"])
     assert result.exit_code == 0

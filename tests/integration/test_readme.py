@@ -9,13 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from app.__main__ import cli
+from app.catalog.keys import open_keys
 from tests import tiny
 from tests.server import running_service
 
@@ -107,6 +108,14 @@ def same_shape(shown: object, given: object) -> None:
         assert len(shown) == len(given)
         for one, other in zip(shown, given, strict=True):
             same_shape(one, other)
+
+
+def test_keys(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMESKU_DATA_DIR", str(tmp_path / "data"))
+    for command in commands("shell"):
+        run_app(command, folder)
+    with closing(open_keys(tmp_path / "data")) as keys:
+        assert [(key.name, key.catalogs) for key in keys.stored()] == [("me", None), ("import of shop A", ("shop-a",))]
 
 
 def test_ones_own_model(folder: Path, tmp_path: Path) -> None:
