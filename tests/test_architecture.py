@@ -77,6 +77,18 @@ def test_every_error_code_is_documented() -> None:
     assert codes - start_up - training <= documented
 
 
+def test_every_proof_of_a_guarantee_exists() -> None:
+    file, proofs = "", 0
+    for named, test in re.findall(
+        r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    ):
+        file = named or file
+        assert (ROOT / file).is_file(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text("utf-8"), test
+        proofs += 1
+    assert proofs > 10
+
+
 def test_make_and_the_image_install_with_the_same_script() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     assert re.search(r"^RUN .*deploy/install\.sh /opt/venv ", dockerfile, re.MULTILINE)

@@ -101,7 +101,7 @@ def get_product(request: Request, product_id: ProductId, catalog: QueriedCatalog
     return ProductOut.of(service_of(request).matcher.catalog.get(catalog, product_id), catalog)
 
 
-@router.delete("/catalog/{product_id:path}", status_code=204)
+@router.delete("/catalog/{product_id:path}", status_code=204, response_class=Response)
 async def delete_product(request: Request, product_id: ProductId, catalog: QueriedCatalog) -> None:
     """Removes a product, its photos and its vectors; it is gone from every later answer."""
     service, caller = service_of(request), caller_of(request)
