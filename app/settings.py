@@ -38,6 +38,12 @@ class Settings(BaseSettings):
         max_request_bytes: body of any call but the batches.
         max_batch_bytes: body of a batch call.
         max_batch_items: products or queries in one batch call.
+        max_manifest_bytes: JSON body or manifest of a batch call.
+        max_header_bytes: address and headers of a request.
+        max_form_parts, max_field_bytes: files, and other fields, of a form; of one field that is no file.
+        max_zip_entries: in the zip of a batch, whether they are asked for or not.
+        max_zip_ratio: how many times as large as its packed form a photo of more than 1 MiB may be.
+        max_unpacked_bytes: of all photos of a batch, each as often as it is named.
         max_batch_size: items that the towers and the index take at once.
         batch_wait_ms: how long an incomplete batch waits for company while the worker is idle.
         max_queue: items that may wait for the towers, and for the index; more is answered with 429.
@@ -73,6 +79,13 @@ class Settings(BaseSettings):
     max_request_bytes: Positive = 64 * MIB
     max_batch_bytes: Positive = 1024 * MIB
     max_batch_items: Positive = 20_000
+    max_manifest_bytes: Positive = 64 * MIB
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    max_form_parts: Annotated[int, Field(ge=20)] = 64
+    max_field_bytes: Positive = MIB
+    max_zip_entries: Positive = 100_000
+    max_zip_ratio: Positive = 200
+    max_unpacked_bytes: Positive = 8 * 1024 * MIB
     max_batch_size: Positive = 32
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     max_queue: Positive = 512

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__
 from app.api import errors
 from app.api.keyring import Keyring
-from app.api.middleware import BodyLimit, RequestLog
+from app.api.middleware import BodyLimit, HeaderLimit, RequestLog, WholeForms
 from app.api.rate_limit import RateLimiter
 from app.api.routes import batches, catalog, compare, feedback, match, system
 from app.api.security import OPEN, Access, SecurityHeaders, is_loopback
@@ -60,6 +60,11 @@ def create_app(
         description=DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
+        form_limits={
+            "max_files": settings.max_form_parts,
+            "max_fields": settings.max_form_parts,
+            "max_part_size": settings.max_field_bytes,
+        },
     )
     app.state.metrics = metrics
     app.state.model_details = model_details or {}
@@ -75,6 +80,7 @@ def create_app(
 def _guard(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: Metrics) -> None:
     """Puts the middlewares around the app, the innermost first."""
     origins = settings.cors_origins
+    app.add_middleware(WholeForms)
     app.add_middleware(BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes)
     app.add_middleware(
         Access, keyring=keyring, limiter=app.state.limiter, metrics=metrics, origins=origins,
@@ -85,6 +91,7 @@ def _guard(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: M
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "X-API-Key", "X-Request-ID"], expose_headers=["X-Request-ID", "Retry-After"],
         )  # fmt: skip
+    app.add_middleware(HeaderLimit, max_bytes=settings.max_header_bytes)
     app.add_middleware(RequestLog, metrics=metrics)
     app.add_middleware(SecurityHeaders)
 

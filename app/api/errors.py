@@ -41,6 +41,7 @@ STATUS: dict[type[AppError], int] = {
     NotReady: 503,
 }
 TOO_LARGE = PayloadTooLarge.code, "the body is larger than this call takes: send less at once."
+HEADERS_TOO_LARGE = "headers_too_large", "address and headers are larger than is taken: send less in them."
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
 
 

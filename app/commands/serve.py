@@ -18,6 +18,7 @@ def serve(
     import uvicorn
 
     from app.api.app import create_app
+    from app.api.protocol import bounded_protocol
     from app.bootstrap import build_keys, build_matcher
     from app.model_store import read_manifest
     from app.telemetry import configure_logging
@@ -39,6 +40,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=bounded_protocol(settings.max_header_bytes),
     )
     try:
         uvicorn.Server(config).run()

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api.app import create_app
@@ -58,11 +59,19 @@ class Guarded:
 
 
 @contextmanager
-def guarded_app(folder: Path, encoder: FakeEncoder | None = None, **settings: Any) -> Iterator[Guarded]:
-    """Starts an app whose keys are read anew with every request, unless the settings say otherwise."""
+def guarded(folder: Path, encoder: FakeEncoder | None = None, **settings: Any) -> Iterator[tuple[FastAPI, LocalKeys]]:
+    """Makes an app whose keys are read anew with every request, unless the settings say otherwise."""
     catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
     matcher = Matcher(encoder or FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{FINGERPRINT}")
     with closing(open_keys(folder)) as keys:
-        app = create_app(matcher, Settings(data_dir=folder, **{"keys_cache_s": 0} | settings), None, keys)
-        with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
-            yield Guarded(client, keys)
+        yield create_app(matcher, Settings(data_dir=folder, **{"keys_cache_s": 0} | settings), None, keys), keys
+
+
+@contextmanager
+def guarded_app(folder: Path, encoder: FakeEncoder | None = None, **settings: Any) -> Iterator[Guarded]:
+    """Starts such an app in process."""
+    with (
+        guarded(folder, encoder, **settings) as (app, keys),
+        TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client,
+    ):
+        yield Guarded(client, keys)

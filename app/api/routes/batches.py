@@ -16,7 +16,7 @@ from app.api.routes.common import NDJSON, PROBLEMS, batch_body, count_items, dec
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
 from app.api.security import caller_of, visible
 from app.api.service import Service
-from app.api.uploads import Batch, BatchItem, closed_on_error, read_batch
+from app.api.uploads import Batch, BatchItem, BatchLimits, closed_on_error, read_batch
 from app.core.access import Caller
 from app.core.product import Embedding, Prepared, check_filter
 from app.errors import InvalidInput
@@ -39,8 +39,7 @@ async def match_batch(request: Request) -> StreamingResponse:
     Lines arrive while later items are still being worked on. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    settings = service.settings
-    batch = await read_batch(request, MatchBatchIn, settings.max_batch_items, settings.max_image_bytes)
+    batch = await read_batch(request, MatchBatchIn, BatchLimits.of(service.settings))
     async with closed_on_error(batch):
         visible(request, batch.options["catalog"])
         options = _match_options(batch.options)
@@ -101,8 +100,7 @@ async def put_batch(request: Request) -> StreamingResponse:
     A line with `status` means that this product is on disk. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    settings = service.settings
-    batch = await read_batch(request, CatalogBatchIn, settings.max_batch_items, settings.max_image_bytes)
+    batch = await read_batch(request, CatalogBatchIn, BatchLimits.of(service.settings))
     async with closed_on_error(batch):
         catalog = visible(request, batch.options["catalog"])
     count_items(request, len(batch.items))

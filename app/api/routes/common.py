@@ -17,6 +17,7 @@ from app.core.product import DEFAULT_CATALOG
 NDJSON = "application/x-ndjson"
 
 _DESCRIPTIONS = {
+    400: "A form that cannot be read, is cut off, or has too many parts.",
     401: "No API key, or one that is unknown or revoked.",
     403: "The key's role does not cover the call.",
     404: "No such catalog, product or photo; a catalog that the key is not for looks the same.",

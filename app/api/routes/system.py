@@ -20,10 +20,11 @@ def get_model(request: Request) -> ModelOut:
     """Returns the bundle in use, and the catalogs that the caller may know of."""
     matcher, caller = service_of(request).matcher, caller_of(request)
     name, _, fingerprint = matcher.model.rpartition("@")
+    thresholds = matcher.judge.thresholds.points
     return ModelOut(
         name=name,
         fingerprint=fingerprint,
-        thresholds={modality: list(points) for modality, points in matcher.judge.thresholds.points.items()},
+        thresholds={modality: [list(point) for point in points] for modality, points in thresholds.items()},
         image_dim=matcher.encoder.image_dim,
         title_dim=matcher.encoder.title_dim,
         catalogs={info.name: info.products for info in matcher.catalog.catalogs() if caller.sees(info.name)},
