@@ -34,7 +34,7 @@ from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_ro
 from app.settings import Settings
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
-MAX_JSON_BYTES = 64 * 1024  # of a single JSON object; those of batches have a setting
+MAX_JSON_BYTES = 256 * 1024  # of a single JSON object; those of batches have a setting
 Load = Callable[[], Listing | BadRow]
 Schema = TypeVar("Schema", bound=BaseModel)
 

@@ -65,7 +65,7 @@ def list_keys() -> None:
         found = keys.stored()
     table = Table()
     for column in ("id", "name", "role", "catalogs", "created", "last used", "revoked"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "id")  # ids are copied
     for key in found:
         times = (_shown(at) for at in (key.created_at, key.last_used_at, key.revoked_at))
         table.add_row(key.id, escape(key.name), key.role.value, escape(_catalogs(key.catalogs)), *times)

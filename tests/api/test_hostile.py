@@ -188,7 +188,7 @@ def test_json_of_some_depth_costs_its_item(served: TestClient) -> None:
 
 
 def test_feedback_of_megabytes_is_refused(served: TestClient) -> None:
-    body = {"sides": [{"id": "p1"}, {"title": "x"}], "same": True, "by": "a", "note": "x" * 70_000}
+    body = {"sides": [{"id": "p1"}, {"title": "x"}], "same": True, "by": "a", "note": "x" * 300_000}
     check_problem(served.post("/feedback", json=body), [413], "payload_too_large")
 
 

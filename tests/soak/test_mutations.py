@@ -17,7 +17,7 @@ from tests.mutants import Mill
 
 pytestmark = pytest.mark.soak
 MUTANTS = 20_000
-WARM = 2000
+WARM = 5000  # the allocator has set its arenas up by then
 GROWTH_BYTES = 50_000_000
 
 
