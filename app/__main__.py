@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from app import __version__
@@ -42,6 +43,8 @@ def main() -> None:
         cli()
     except AppError as error:
         _stop(error.code, str(error))
+    except SettingsError as error:  # text that is no JSON where a list is wanted
+        _stop("invalid_setting", f'{error}: write lists as JSON, such as ["https://shop.example"].')
     except ValidationError as error:
         if error.title != Settings.__name__:
             raise

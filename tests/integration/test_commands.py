@@ -111,8 +111,11 @@ def test_an_error_on_purpose_is_one_line_and_exit_code_2() -> None:
     assert lines[0].startswith("manifest_missing: ")
 
 
-def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path) -> None:
-    result = run("index", "--reembed", SAMESKU_MAX_QUEUE="none", SAMESKU_DATA_DIR=str(tmp_path / "data"))
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_QUEUE", "none"), ("CORS_ORIGINS", "https://shop.example"), ("CORS_ORIGINS", '["*"]')]
+)
+def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path, name: str, value: str) -> None:
+    result = run("index", "--reembed", **{f"SAMESKU_{name}": value, "SAMESKU_DATA_DIR": str(tmp_path / "data")})
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert "max_queue" in result.stderr.lower()
+    assert name.lower() in result.stderr.lower()
