@@ -2,7 +2,9 @@
 #
 #   docker build -t samesku .                          for CPUs
 #   docker build -t samesku:gpu --build-arg EXTRA=gpu .
-#   docker run -p 8000:8000 -v samesku-data:/data samesku            serves
+#   docker run -v samesku-data:/data samesku keys create --role admin    the first API key, shown once
+#   docker run -p 8000:8000 -v samesku-data:/data samesku            serves; without any key it hears nobody outside the container,
+#                                                                    unless SAMESKU_ALLOW_ANONYMOUS=true opens it to everybody
 #   docker run samesku bundle inspect model_store/default            any other command
 #
 # TORCH_INDEX: address of an index with CPU-only builds of torch and torchvision, for an image that is 5 GB smaller.

@@ -1,5 +1,6 @@
 # make demo    see real listings matched by the shipped model (ARGS=--once: no waiting, exit code says if it worked)
 # make test    everything that must hold: lint, types, architecture, tests
+# make soak    the long versions of some tests: minutes to an hour
 # make serve   the API on http://127.0.0.1:8000
 # make bench   measure against a plain service; writes docs/performance.md
 # make bench-full   the same with 100,000 products, and every other benchmark: an hour or more (ARGS="--only growth": one of them)
@@ -14,7 +15,7 @@ WORKERS ?= 2
 # nor do more threads: each test process has a core to itself
 THREADS ?= 1
 
-.PHONY: demo test serve lint types unit bench bench-full install clean
+.PHONY: demo test serve lint types unit soak bench bench-full install clean
 
 install:
 	@PYTHON=$(PYTHON) deploy/install.sh $(VENV) $(EXTRAS)
@@ -39,6 +40,9 @@ types: install
 unit: install
 	OMP_NUM_THREADS=$(THREADS) $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+soak: install
+	OMP_NUM_THREADS=$(THREADS) $(RUN) -m pytest -m soak -s tests/soak $(ARGS)
 
 bench: install
 	$(RUN) -m tests.benchmarks $(ARGS)

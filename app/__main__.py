@@ -7,10 +7,11 @@ from typing import NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from app import __version__
-from app.commands import bundle, calibrate, compare, evaluate, group, index, match, serve, train
+from app.commands import bundle, calibrate, compare, evaluate, group, index, keys, match, serve, train
 from app.commands.common import console
 from app.errors import AppError
 from app.settings import Settings
@@ -27,6 +28,7 @@ cli.command()(evaluate.evaluate)
 cli.command()(compare.compare)
 cli.command()(group.group)
 cli.add_typer(bundle.app, name="bundle")
+cli.add_typer(keys.app, name="keys")
 
 
 @cli.command()
@@ -41,6 +43,8 @@ def main() -> None:
         cli()
     except AppError as error:
         _stop(error.code, str(error))
+    except SettingsError as error:  # text that is no JSON where a list is wanted
+        _stop("invalid_setting", f'{error}: write lists as JSON, such as ["https://shop.example"].')
     except ValidationError as error:
         if error.title != Settings.__name__:
             raise

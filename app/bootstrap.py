@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.catalog.data_folder import DataFolder
+from app.catalog.keys import LocalKeys, open_keys
 from app.catalog.local import LocalCatalog
 from app.encoders import runtime
 from app.encoders.engine_cache import EngineCache, places
@@ -53,3 +54,8 @@ def build_matcher(settings: Settings) -> Matcher:
     except BaseException:
         data.close()
         raise
+
+
+def build_keys(settings: Settings) -> LocalKeys:
+    """Opens the API keys of the data folder, beside whoever uses it. Raises CatalogError."""
+    return open_keys(settings.data_dir)

@@ -14,7 +14,11 @@
     |   |-- ProductNotFound     no product with that id in that catalog
     |   |-- CatalogNotFound     no catalog of that name
     |   `-- PhotoNotFound       the product has no photo at that position
+    |-- Unauthenticated         no API key where one is needed, or one that is unknown or revoked
+    |-- Forbidden               an API key whose role does not cover the call
+    |-- KeyNotFound             no API key with that id
     |-- Overloaded              a bounded queue is full; carries `retry_after_s`
+    |   `-- RateLimited         a key asks more often than it may
     |-- NotReady                starting, stopping, or a worker that does not answer
     |-- EncodingFailed          the towers failed on input that had passed every check
     |-- TrainingInterrupted     a run that was asked to stop; its checkpoint is written
@@ -108,9 +112,14 @@ class ProductNotFound(NotFound):
 
 
 class CatalogNotFound(NotFound):
-    """No catalog of that name."""
+    """No catalog of that name, for this caller: one that a key is not for looks exactly like one that does not exist."""
 
     code = "catalog_not_found"
+
+    @classmethod
+    def named(cls, catalog: str) -> CatalogNotFound:
+        """Returns the one error that says so, whatever the reason."""
+        return cls(f"there is no catalog '{catalog}': index a product into it first, or ask with a key that is for it.")
 
 
 class PhotoNotFound(NotFound):
@@ -127,6 +136,30 @@ class Overloaded(AppError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = max(1, retry_after_s)
+
+
+class RateLimited(Overloaded):
+    """A key asks more often than it may."""
+
+    code = "rate_limited"
+
+
+class Unauthenticated(AppError):
+    """No API key where one is needed, or one that is unknown or revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(AppError):
+    """An API key whose role does not cover the call."""
+
+    code = "forbidden"
+
+
+class KeyNotFound(AppError):
+    """No API key with that id."""
+
+    code = "key_not_found"
 
 
 class NotReady(AppError):

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
 
 
 class Settings(BaseSettings):
@@ -24,6 +25,12 @@ class Settings(BaseSettings):
         engine_cache: where towers converted for OpenVINO are kept; by default next to the bundle, or in the data folder
             where that cannot be written.
         host, port: where to listen.
+        allow_anonymous: serve whoever reaches the service as long as there is no API key, on any address; otherwise it
+            listens on the loopback address only until there is one.
+        keys_cache_s: how long a new or revoked key may go unnoticed.
+        rate_limit_per_s: requests and batch items per key and second; 0 for no limit.
+        rate_limit_burst: of them at once.
+        cors_origins: of web pages that may call, as a JSON list.
         log_level, log_format: `json` for machines, `console` for people.
         max_image_bytes, max_image_pixels: of one photo.
         min_image_side_px: shortest side of a photo.
@@ -31,6 +38,12 @@ class Settings(BaseSettings):
         max_request_bytes: body of any call but the batches.
         max_batch_bytes: body of a batch call.
         max_batch_items: products or queries in one batch call.
+        max_manifest_bytes: JSON body or manifest of a batch call.
+        max_header_bytes: address and headers of a request.
+        max_form_parts, max_field_bytes: files, and other fields, of a form; of one field that is no file.
+        max_zip_entries: in the zip of a batch, whether they are asked for or not.
+        max_zip_ratio: how many times as large as its packed form a photo of more than 1 MiB may be.
+        max_unpacked_bytes: of all photos of a batch, each as often as it is named.
         max_batch_size: items that the towers and the index take at once.
         batch_wait_ms: how long an incomplete batch waits for company while the worker is idle.
         max_queue: items that may wait for the towers, and for the index; more is answered with 429.
@@ -53,6 +66,11 @@ class Settings(BaseSettings):
     engine_cache: Path | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    allow_anonymous: bool = False
+    keys_cache_s: Annotated[float, Field(ge=0, le=30)] = 1.0
+    rate_limit_per_s: Annotated[float, Field(ge=0)] = 0.0
+    rate_limit_burst: Positive = 100
+    cors_origins: tuple[Origin, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     max_image_bytes: Positive = 20 * MIB
@@ -62,6 +80,13 @@ class Settings(BaseSettings):
     max_request_bytes: Positive = 64 * MIB
     max_batch_bytes: Positive = 1024 * MIB
     max_batch_items: Positive = 20_000
+    max_manifest_bytes: Positive = 64 * MIB
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    max_form_parts: Annotated[int, Field(ge=20)] = 64
+    max_field_bytes: Positive = MIB
+    max_zip_entries: Positive = 100_000
+    max_zip_ratio: Positive = 200
+    max_unpacked_bytes: Positive = 8 * 1024 * MIB
     max_batch_size: Positive = 32
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     max_queue: Positive = 512

@@ -35,7 +35,11 @@ def configure_logging(level: str, log_format: str) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("app").setLevel(level.upper())
+    logging.getLogger("app.audit").setLevel(
+        logging.INFO
+    )  # a record of who changed what must not depend on a taste for quiet
     logging.getLogger("uvicorn.error").setLevel(level.upper())
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a warning for each odd byte that a stranger sends
 
 
 def _add_request_id(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -72,9 +72,21 @@ def test_every_error_code_is_documented() -> None:
     codes = set(re.findall(r'code = "([a-z_]+)"', text))
     start_up = {c for c in codes if c in ("bundle_error", "manifest_missing", "manifest_invalid", "checksum_mismatch")}
     start_up |= {"dimension_mismatch", "model_mismatch", "data_folder_in_use", "schema_mismatch"}
-    training = {"training_interrupted", "training_failed"}
+    training = {"training_interrupted", "training_failed", "key_not_found"}  # and other commands
     documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "api.md").read_text("utf-8")))
     assert codes - start_up - training <= documented
+
+
+def test_every_proof_of_a_guarantee_exists() -> None:
+    file, proofs = "", 0
+    for named, test in re.findall(
+        r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    ):
+        file = named or file
+        assert (ROOT / file).is_file(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text("utf-8"), test
+        proofs += 1
+    assert proofs > 10
 
 
 def test_make_and_the_image_install_with_the_same_script() -> None:

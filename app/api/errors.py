@@ -14,11 +14,13 @@ from starlette.exceptions import HTTPException
 
 from app.errors import (
     AppError,
+    Forbidden,
     InvalidInput,
     NotFound,
     NotReady,
     Overloaded,
     PayloadTooLarge,
+    Unauthenticated,
     UnsupportedMedia,
 )
 from app.telemetry import request_id
@@ -30,6 +32,8 @@ INTERNAL = "Something went wrong on our side. Quote the request id when you repo
 
 STATUS: dict[type[AppError], int] = {
     InvalidInput: 422,
+    Unauthenticated: 401,
+    Forbidden: 403,
     UnsupportedMedia: 415,
     PayloadTooLarge: 413,
     NotFound: 404,
@@ -37,12 +41,25 @@ STATUS: dict[type[AppError], int] = {
     NotReady: 503,
 }
 TOO_LARGE = PayloadTooLarge.code, "the body is larger than this call takes: send less at once."
+HEADERS_TOO_LARGE = "headers_too_large", "address and headers are larger than is taken: send less in them."
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
 
 
 def status_of(error: Exception) -> int:
     """Returns the HTTP status of an error: that of its nearest listed class, 500 for everything else."""
     return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
+
+
+def code_of(error: Exception) -> str:
+    """Returns the stable name of what went wrong."""
+    return error.code if isinstance(error, AppError) else AppError.code
+
+
+def headers_of(error: Exception) -> dict[str, str]:
+    """Returns the headers that go with an error: when to come back, or how to say who one is."""
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
 
 
 def problem(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
@@ -57,8 +74,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
     status = status_of(error)
     if status == 500 or not isinstance(error, AppError):
         log.error("unexpected error", exc_info=error)
-        code = error.code if isinstance(error, AppError) else AppError.code
-        return problem(500, code, INTERNAL)
+        return problem(500, code_of(error), INTERNAL)
     return problem(status, error.code, str(error))
 
 
@@ -75,8 +91,7 @@ def install(app: FastAPI) -> None:
         return problem_response(body, headers)
 
     async def on_app_error(request: Request, error: Exception) -> Response:
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
-        return answer(request, problem_of(error), headers)
+        return answer(request, problem_of(error), headers_of(error))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         details = error.errors() if isinstance(error, RequestValidationError) else []

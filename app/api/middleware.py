@@ -8,14 +8,16 @@ import time
 import uuid
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import TOO_LARGE, problem, problem_of, problem_response
+from app.api.errors import HEADERS_TOO_LARGE, TOO_LARGE, problem, problem_of, problem_response
 from app.telemetry import Metrics, request_id
 
 log = logging.getLogger(__name__)
 
+EPILOGUE_BYTES = 4096  # that a form may have behind its last line
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -70,6 +72,23 @@ class RequestLog:
         )
 
 
+class HeaderLimit:
+    """ASGI middleware: refuses requests whose address and headers are too large."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        if scope["type"] == "http":
+            size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+            size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])  # 4: colon, blank, line end
+            if size > self._max_bytes:
+                await problem_response(problem(431, *HEADERS_TOO_LARGE))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class BodyLimit:
     """ASGI middleware: refuses bodies that are too large, before they are read where their length is announced."""
 
@@ -97,3 +116,34 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_counted, send)
+
+
+class WholeForms:
+    """ASGI middleware: refuses multipart forms without their last line.
+
+    The parser takes a form that ends in the middle of a photo for one without it, and a product would lose it unnoticed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        kind, options = b"", dict[bytes, bytes]()
+        if scope["type"] == "http":
+            kind, options = parse_options_header(next((v for n, v in scope["headers"] if n == b"content-type"), None))
+        if kind != b"multipart/form-data" or b"boundary" not in options:
+            await self._app(scope, receive, send)
+            return
+        last, tail = b"--" + options[b"boundary"] + b"--", b""
+
+        async def receive_whole() -> Message:
+            nonlocal tail
+            message = await receive()
+            if message["type"] == "http.request":
+                tail = (tail + message.get("body", b""))[-len(last) - EPILOGUE_BYTES :]
+                if not message.get("more_body", False) and last not in tail:
+                    raise HTTPException(400, "the form is cut off: send it to its last boundary.")
+            return message
+
+        await self._app(scope, receive_whole, send)

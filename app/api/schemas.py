@@ -17,6 +17,7 @@ from app.errors import InvalidImage, InvalidInput
 from app.judge import Verdict
 
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine, bigger is more alike.")]
+Point = Annotated[list[int | float], Field(min_length=2, max_length=2)]  # OpenAPI has no tuples
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -234,7 +235,7 @@ class ModelOut(BaseModel):
 
     name: str
     fingerprint: str
-    thresholds: dict[str, list[tuple[int, float]]]
+    thresholds: dict[str, list[Point]] = Field(description="Pairs of products in the catalog, and the threshold there.")
     image_dim: int
     title_dim: int
     catalogs: dict[str, int] = Field(description="Products per catalog.")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from fastapi import Request, UploadFile
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteUpload
 
+from app.api.archives import ArchiveLimits, PhotoArchive
 from app.api.schemas import BatchItemIn, first_problem
 from app.core.product import check_attributes
 from app.errors import (
@@ -31,8 +31,10 @@ from app.errors import (
     UnsupportedMedia,
 )
 from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_row, row_id, with_checked_header
+from app.settings import Settings
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+MAX_JSON_BYTES = 256 * 1024  # of a single JSON object; those of batches have a setting
 Load = Callable[[], Listing | BadRow]
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -81,8 +83,11 @@ async def read_json(request: Request, schema: type[Schema]) -> Schema:
     """Reads a JSON body. Raises UnsupportedMedia, and InvalidInput that says which field is wrong."""
     if content_type(request) != "application/json":
         raise UnsupportedMedia("send the fields as JSON, with the header Content-Type: application/json.")
+    body = await request.body()
+    if len(body) > MAX_JSON_BYTES:
+        raise PayloadTooLarge(f"the JSON has {len(body):,} bytes, at most {MAX_JSON_BYTES:,} are taken.")
     try:
-        return await asyncio.to_thread(schema.model_validate_json, await request.body())
+        return await asyncio.to_thread(schema.model_validate_json, body)
     except ValidationError as error:
         raise first_problem(error, "body") from None
 
@@ -92,6 +97,23 @@ async def read_upload(upload: UploadFile, limit: int) -> bytes:
     if upload.size is not None and upload.size > limit:
         raise PayloadTooLarge(f"the photo has {upload.size:,} bytes, at most {limit:,} are taken: scale it down.")
     return await upload.read()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What is taken in one batch: items, bytes of a JSON body or a manifest, and what is unpacked."""
+
+    items: int
+    manifest_bytes: int
+    archive: ArchiveLimits
+
+    @classmethod
+    def of(cls, settings: Settings) -> BatchLimits:
+        """As the settings say."""
+        archive = ArchiveLimits(
+            settings.max_image_bytes, settings.max_zip_entries, settings.max_zip_ratio, settings.max_unpacked_bytes
+        )
+        return cls(settings.max_batch_items, settings.max_manifest_bytes, archive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,31 +149,40 @@ async def closed_on_error(owner: FormData | Batch) -> AsyncIterator[None]:
         raise
 
 
-async def read_batch(request: Request, schema: type[BaseModel], max_items: int, max_image_bytes: int) -> Batch:
+async def read_batch(request: Request, schema: type[BaseModel], limits: BatchLimits) -> Batch:
     """Reads a batch as JSON, or as a form with `manifest` (CSV or JSON lines) and `photos` (zip).
 
     Raises:
         UnsupportedMedia: neither of the two.
         InvalidInput: it cannot be read as a whole; DuplicateIds if an id occurs twice.
-        PayloadTooLarge: more than `max_items` items.
+        PayloadTooLarge: more items or bytes than the limits.
     """
     kind = content_type(request)
     if kind == "application/json":
-        batch = await asyncio.to_thread(_json_batch, await request.body(), schema)
+        body = await request.body()
+        _check_manifest(len(body), limits)
+        batch = await asyncio.to_thread(_json_batch, body, schema)
     elif kind == "multipart/form-data":
         form = await request.form(max_files=2, max_fields=16)
         async with closed_on_error(form):
-            batch = await asyncio.to_thread(_form_batch, form, schema, max_image_bytes)
+            batch = await asyncio.to_thread(_form_batch, form, schema, limits)
     else:
         raise UnsupportedMedia("send application/json with items, or multipart/form-data with manifest and photos.")
     async with closed_on_error(batch):
-        _check_items(batch.items, max_items)
+        _check_items(batch.items, limits.items)
     return batch
+
+
+def _check_manifest(size_bytes: int, limits: BatchLimits) -> None:
+    if size_bytes > limits.manifest_bytes:
+        raise PayloadTooLarge(
+            f"the items have {size_bytes:,} bytes, at most {limits.manifest_bytes:,} are taken: split them, or zip photos."
+        )
 
 
 def _check_items(items: Sequence[BatchItem], max_items: int) -> None:
     if len(items) > max_items:
-        raise PayloadTooLarge(f"the batch has {len(items):,} items, at most {max_items:,} are taken: split it.")
+        raise PayloadTooLarge(f"the batch has more than {max_items:,} items: split it.")
     if not items:
         raise InvalidInput("the batch has no items: send at least one.")
     counts = Counter(item.id for item in items if item.id is not None)
@@ -185,7 +216,7 @@ def _json_item(index: int, item: Any) -> BatchItem:
     return BatchItem(index, item_id, load)
 
 
-def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -> Batch:
+def _form_batch(form: FormData, schema: type[BaseModel], limits: BatchLimits) -> Batch:
     for field in form:
         if len(form.getlist(field)) > 1:
             raise InvalidInput(f"field '{field[:40]}' is given more than once.")
@@ -202,18 +233,20 @@ def _form_batch(form: FormData, schema: type[BaseModel], max_image_bytes: int) -
     except ValidationError as error:
         raise first_problem(error, "body") from None
     options.pop("items")
-    open_photo = _photo_opener(photos, max_image_bytes)
-    return Batch(_manifest_items(manifest, open_photo), options, form)
+    _check_manifest(manifest.size or 0, limits)
+    open_photo = _photo_opener(photos, limits)
+    return Batch(_manifest_items(manifest, open_photo, limits.items), options, form)
 
 
-def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes]) -> list[BatchItem]:
+def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes], max_items: int) -> list[BatchItem]:
     name = manifest.filename or "manifest"
     text = io.TextIOWrapper(manifest.file, "utf-8-sig", newline="")
     columns = Columns()
     if name.lower().endswith(".csv"):
-        rows = list(with_checked_header(csv_rows(text, name), columns, name))
+        every = with_checked_header(csv_rows(text, name), columns, name)
     else:
-        rows = list(jsonl_rows(text, name))
+        every = jsonl_rows(text, name)
+    rows = list(islice(every, max_items + 1))  # one too many is enough to refuse it
     if not any(isinstance(row, Mapping) for row in rows):
         raise rows[0] if rows and isinstance(rows[0], InvalidListings) else InvalidInput(f"{name} has no rows.")
     return [
@@ -222,35 +255,12 @@ def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes
     ]
 
 
-def _photo_opener(photos: StarletteUpload | None, max_image_bytes: int) -> Callable[[str], bytes]:
-    """Returns a reader of zip entries by name. Names are only ever looked up, never used as paths."""
-    if photos is None:
+def _photo_opener(photos: StarletteUpload | None, limits: BatchLimits) -> Callable[[str], bytes]:
+    """Returns a reader of photos by the names that a manifest gives them."""
+    if photos is not None:
+        return PhotoArchive(photos.file, limits.archive).read
 
-        def refuse(name: str) -> bytes:
-            raise InvalidInput(f"the manifest names photo '{name[:80]}', but no zip was sent: add -F photos=@photos.zip.")
+    def refuse(name: str) -> bytes:
+        raise InvalidInput(f"the manifest names photo '{name[:80]}', but no zip was sent: add -F photos=@photos.zip.")
 
-        return refuse
-    try:
-        archive = zipfile.ZipFile(photos.file)
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise InvalidInput("photos is not a zip file, or is cut off: pack it again.") from error
-
-    def read(name: str) -> bytes:
-        too_large = PayloadTooLarge(f"photo '{name[:80]}' has more than {max_image_bytes:,} bytes: scale it down.")
-        try:
-            entry = archive.getinfo(name)
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
-                raise InvalidInput(f"photo '{name[:80]}' is packed in an unusual way: pack the zip again with deflate.")
-            if entry.file_size > max_image_bytes:
-                raise too_large
-            with archive.open(entry) as stream:
-                data = stream.read(max_image_bytes + 1)
-        except KeyError:
-            raise InvalidInput(f"photo '{name[:80]}' is not in the zip: use the names inside the archive.") from None
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
-            raise InvalidInput(f"photo '{name[:80]}' cannot be unpacked: pack the zip again, without a password.") from error
-        if len(data) > max_image_bytes:
-            raise too_large
-        return data
-
-    return read
+    return refuse

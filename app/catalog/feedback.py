@@ -31,11 +31,12 @@ class LocalFeedback:
 
     def add(self, catalog: str, draft: StatementDraft) -> Statement:
         """See `FeedbackStore.add`."""
-        with self._write_lock, self._records.session() as session:
+        with self._write_lock, self._records.session(write=True) as session:
             catalog_pk = _catalog_pk(session, catalog)
             first, second = (_as_it_is(session, catalog_pk, side) for side in (draft.first, draft.second))
             row = FeedbackRow(
-                catalog_pk=catalog_pk, pair=_pair(draft), first_id=first.id, first_title=first.title,
+                catalog_pk=catalog_pk, number=_next_number(session, catalog_pk), pair=_pair(draft),
+                first_id=first.id, first_title=first.title,
                 first_photos=list(first.photos), second_id=second.id, second_title=second.title,
                 second_photos=list(second.photos), same=draft.same, said_by=draft.by,
                 at=datetime.now(UTC).replace(tzinfo=None), note=draft.note, request_id=draft.request_id,
@@ -50,8 +51,8 @@ class LocalFeedback:
             catalog_pk = _catalog_pk(session, catalog)
             wanted = select(FeedbackRow, _replaced()).where(FeedbackRow.catalog_pk == catalog_pk)
             if before is not None:
-                wanted = wanted.where(FeedbackRow.pk < before)
-            rows = session.execute(wanted.order_by(FeedbackRow.pk.desc()).limit(limit + 1)).all()
+                wanted = wanted.where(FeedbackRow.number < before)
+            rows = session.execute(wanted.order_by(FeedbackRow.number.desc()).limit(limit + 1)).all()
             total = session.scalar(select(func.count()).where(FeedbackRow.catalog_pk == catalog_pk)) or 0
         shown = tuple(_statement(catalog, row, replaced=replaced) for row, replaced in rows[:limit])
         return FeedbackPage(shown, shown[-1].number if len(rows) > limit else None, total)
@@ -60,15 +61,21 @@ class LocalFeedback:
         """See `FeedbackStore.statements`."""
         with self._records.session() as session:
             wanted = select(FeedbackRow, _replaced()).where(FeedbackRow.catalog_pk == _catalog_pk(session, catalog))
-            rows = session.execute(wanted.order_by(FeedbackRow.pk)).all()
+            rows = session.execute(wanted.order_by(FeedbackRow.number)).all()
         return [_statement(catalog, row, replaced=replaced) for row, replaced in rows]
 
 
 def _catalog_pk(session: Session, catalog: str) -> int:
     pk = session.scalar(select(CatalogRow.pk).where(CatalogRow.name == catalog))
     if pk is None:
-        raise CatalogNotFound(f"there is no catalog '{catalog}': index a product into it first.")
+        raise CatalogNotFound.named(catalog)
     return pk
+
+
+def _next_number(session: Session, catalog_pk: int) -> int:
+    """Counts within the catalog, for a number over all of them would tell how much is said in others."""
+    last = session.scalar(select(func.max(FeedbackRow.number)).where(FeedbackRow.catalog_pk == catalog_pk))
+    return (last or 0) + 1
 
 
 def _as_it_is(session: Session, catalog_pk: int, side: Side) -> Side:
@@ -97,7 +104,7 @@ def _replaced() -> ColumnElement[bool]:
 
 def _statement(catalog: str, row: FeedbackRow, *, replaced: bool) -> Statement:
     return Statement(
-        number=row.pk, catalog=catalog, first=Side(row.first_id, row.first_title, tuple(row.first_photos)),
+        number=row.number, catalog=catalog, first=Side(row.first_id, row.first_title, tuple(row.first_photos)),
         second=Side(row.second_id, row.second_title, tuple(row.second_photos)), same=row.same, by=row.said_by,
         at=row.at.replace(tzinfo=UTC), note=row.note, request_id=row.request_id, replaced=replaced,  # SQLite drops the zone
     )  # fmt: skip

@@ -118,7 +118,7 @@ class LocalCatalog:
         try:
             return self._shelves[catalog]
         except KeyError:
-            raise CatalogNotFound(f"there is no catalog '{catalog}': index a product into it first.") from None
+            raise CatalogNotFound.named(catalog) from None
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class LocalCatalog:
         if not drafts:
             return []
         uploads = [upload for draft in drafts for upload in draft.uploads]
-        with self._write_lock, self._data.records.session() as session, self._no_orphans(session, uploads):
+        with self._write_lock, self._data.records.session(write=True) as session, self._no_orphans(session, uploads):
             for upload in uploads:
                 self._data.photos.put(upload.photo.sha256, upload.data)
             shelf = self._shelves.get(catalog) or self._new_shelf(session, catalog)
@@ -186,7 +186,7 @@ class LocalCatalog:
 
     def delete(self, catalog: str, product_id: str) -> None:
         """See `Catalog.delete`."""
-        with self._write_lock, self._data.records.session() as session:
+        with self._write_lock, self._data.records.session(write=True) as session:
             shelf = self._shelf(catalog)
             row = product_row(session, shelf.pk, product_id)
             dropped = {photo.sha256 for photo in row.photos}
@@ -228,11 +228,11 @@ class LocalCatalog:
     def page(self, catalog: str, after: int, limit: int) -> Page:
         """See `Catalog.page`."""
         shelf = self._shelf(catalog)
-        wanted = select(ProductRow).where(ProductRow.catalog_pk == shelf.pk, ProductRow.pk > after)
+        wanted = select(ProductRow).where(ProductRow.catalog_pk == shelf.pk, ProductRow.place > after)
         with self._data.records.session() as session:
-            rows = list(session.scalars(wanted.order_by(ProductRow.pk).limit(limit + 1)))
+            rows = list(session.scalars(wanted.order_by(ProductRow.place).limit(limit + 1)))
             shown = rows[:limit]
-            return Page(tuple(row.product() for row in shown), shown[-1].pk if len(rows) > limit else None)
+            return Page(tuple(row.product() for row in shown), shown[-1].place if len(rows) > limit else None)
 
     def size(self, catalog: str) -> int:
         """See `Catalog.size`."""

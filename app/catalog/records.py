@@ -1,4 +1,4 @@
-"""The SQL truth: catalogs, products, photos, attributes, vectors, feedback.
+"""The SQL truth: catalogs, products, photos, attributes, vectors, feedback, API keys.
 
 One row of `vectors` is one row of the search index: `[sqrt(w) image, sqrt(1-w) title]` as little-endian float32,
 with the fingerprint of the bundle that made it.
@@ -14,6 +14,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import JSON, Connection, Engine, ForeignKey, Index, String, UniqueConstraint, create_engine, event
@@ -32,25 +33,35 @@ class Base(DeclarativeBase):
 
 
 class CatalogRow(Base):
-    """A named catalog. `generation` rises with every committed change, and tells a snapshot that it is stale."""
+    """A named catalog.
+
+    `generation` rises with every committed change, and tells a snapshot that it is stale. `places` counts the products that
+    were ever new in it.
+    """
 
     __tablename__ = "catalogs"
     pk: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     generation: Mapped[int] = mapped_column(default=0)
+    places: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class ProductRow(Base):
-    """A product; `pk` keeps its place when it is replaced."""
+    """A product; `pk` and `place` stay when it is replaced.
+
+    `place` is the cursor of its catalog: it counts within that catalog, for `pk` would tell how much others hold, and
+    a place that is free again is never given away.
+    """
 
     __tablename__ = "products"
     __table_args__ = (
         UniqueConstraint("catalog_pk", "id"),
-        Index("ix_products_page", "catalog_pk", "pk"),
-        {"sqlite_autoincrement": True},  # keys are cursors: one that is gone must not come back
+        Index("ix_products_page", "catalog_pk", "place", unique=True),
+        {"sqlite_autoincrement": True},  # a key that is gone must not come back
     )
     pk: Mapped[int] = mapped_column(primary_key=True)
     catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"))
+    place: Mapped[int] = mapped_column(server_default="0")
     id: Mapped[str] = mapped_column(String(200))
     title: Mapped[str | None]
     attributes: Mapped[dict[str, Scalar]] = mapped_column(JSON)
@@ -138,12 +149,13 @@ class FeedbackRow(Base):
 
     __tablename__ = "feedback"
     __table_args__ = (
-        Index("ix_feedback_page", "catalog_pk", "pk"),
+        Index("ix_feedback_page", "catalog_pk", "number", unique=True),
         Index("ix_feedback_latest", "catalog_pk", "pair", "said_by", "pk"),
         {"sqlite_autoincrement": True},
     )
     pk: Mapped[int] = mapped_column(primary_key=True)
     catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"))
+    number: Mapped[int] = mapped_column(server_default="0")
     pair: Mapped[str] = mapped_column(String(64))
     first_id: Mapped[str] = mapped_column(String(200))
     first_title: Mapped[str | None]
@@ -156,6 +168,20 @@ class FeedbackRow(Base):
     at: Mapped[datetime]
     note: Mapped[str | None] = mapped_column(String(1000))
     request_id: Mapped[str | None] = mapped_column(String(64))
+
+
+class KeyRow(Base):
+    """An API key, never removed, so that its id keeps its meaning in logs; `digest` is all that is kept of the secret."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    role: Mapped[str] = mapped_column(String(16))
+    catalogs: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
 
 
 class Records:
@@ -172,6 +198,7 @@ class Records:
             CatalogError: it cannot be opened, or is damaged.
         """
         self.engine: Engine = create_engine(url)
+        self._writing = self.engine.execution_options(writes=True)
         event.listen(self.engine, "connect", _configure)
         event.listen(self.engine, "begin", _begin)
         try:
@@ -191,10 +218,32 @@ class Records:
                 f"the database was written by a newer version of samesku (this one knows schema {known}): upgrade samesku."
             ) from error
 
+    @staticmethod
+    def is_current(file: Path) -> bool:
+        """True if the database in a file has this version's schema, or a newer one. Changes nothing."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        engine = create_engine(f"sqlite:///{file}")
+        try:
+            with engine.connect() as connection:
+                found = MigrationContext.configure(connection).get_current_revision()
+        except DatabaseError as error:
+            raise CatalogError(f"the database {file} cannot be used ({error.orig}): restore it from a backup.") from error
+        finally:
+            engine.dispose()
+        older = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        older.discard(ScriptDirectory.from_config(config).get_current_head() or "")
+        return found is not None and found not in older
+
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A session whose objects stay readable after the commit; rolled back unless committed."""
-        with Session(self.engine, expire_on_commit=False) as session:
+    def session(self, *, write: bool = False) -> Iterator[Session]:
+        """A session whose objects stay readable after the commit; rolled back unless committed.
+
+        Args:
+            write: the session changes something. It then has the database to itself from its first statement on: a session
+                that reads first is refused at its first change if another process has written in between.
+        """
+        with Session(self._writing if write else self.engine, expire_on_commit=False) as session:
             yield session
 
     def close(self) -> None:
@@ -204,7 +253,8 @@ class Records:
 
 def _begin(connection: Connection) -> None:
     """Makes every session one transaction, so that all it reads is of one moment."""
-    connection.exec_driver_sql("BEGIN")
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _configure(connection: Any, _record: object) -> None:

@@ -65,7 +65,7 @@ class Reembedding:
 
     def store(self, products: Sequence[StaleProduct], embeddings: Sequence[Embedding | None]) -> None:
         """Commits new vectors. None leaves a product without vectors: it stays stored and is never a match."""
-        with self._data.records.session() as session:
+        with self._data.records.session(write=True) as session:
             for product, embedding in zip(products, embeddings, strict=True):
                 if embedding is None:
                     session.execute(delete(VectorRow).where(VectorRow.product_pk == product.key))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_modified
 
 from app.catalog.faiss_index import RowSet
-from app.catalog.records import AttributeRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow
 from app.core.fusion import Fusion
 from app.core.product import Embedding, ProductDraft, canonical
 
@@ -39,7 +39,9 @@ def upsert(session: Session, catalog_pk: int, row: ProductRow | None, draft: Pro
     """Brings a product's own row up to the draft; a new one gets its key at the next flush."""
     now = datetime.now(UTC).replace(tzinfo=None)
     if row is None:
-        row = ProductRow(catalog_pk=catalog_pk, id=draft.id, created_at=now)
+        catalog = session.get_one(CatalogRow, catalog_pk)
+        catalog.places += 1
+        row = ProductRow(catalog_pk=catalog_pk, place=catalog.places, id=draft.id, created_at=now)
         session.add(row)
     row.title, row.attributes, row.updated_at = draft.title, dict(draft.attributes), now
     flag_modified(row, "attributes")  # True equals 1 in Python, but is another value

@@ -22,7 +22,8 @@ def serve(
     import uvicorn
 
     from app.api.app import create_app
-    from app.bootstrap import build_matcher
+    from app.api.protocol import bounded_protocol
+    from app.bootstrap import build_keys, build_matcher
     from app.model_store import read_manifest
     from app.telemetry import configure_logging
 
@@ -33,17 +34,23 @@ def serve(
     details = manifest.model_dump(mode="json", exclude={"files", "thresholds"})
     matcher = build_matcher(settings)
     gc.freeze()  # what is loaded stays: a full collection that looks through it would stop every request for long
+    keys = build_keys(settings)
+    settings = kept_to_itself(settings, bool(keys.stored()))
     log = logging.getLogger(__name__)
     log.info("model loaded", extra={"model": matcher.model, "bundle": str(settings.bundle)})
     config = uvicorn.Config(
-        create_app(matcher, settings, details),
+        create_app(matcher, settings, details, keys),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
+        http=bounded_protocol(settings.max_header_bytes),
     )
-    uvicorn.Server(config).run()
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        keys.close()
 
 
 def _share_cores() -> None:
@@ -57,3 +64,26 @@ def _share_cores() -> None:
     import scipy.linalg  # noqa: F401 - loads both, so that both can be told
 
     ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)
+
+
+def kept_to_itself(settings: Settings, has_keys: bool) -> Settings:
+    """Returns the settings to serve with: without any API key, only this machine is listened to, unless told otherwise."""
+    from app.api.security import is_loopback
+
+    log = logging.getLogger(__name__)
+    if has_keys:
+        return settings
+    create = "python -m app keys create --role admin"
+    if settings.allow_anonymous:
+        log.warning(
+            f"there is no API key, and SAMESKU_ALLOW_ANONYMOUS is set: whoever reaches {settings.host} may do anything"
+        )
+        return settings
+    if is_loopback(settings.host):
+        log.warning(f"there is no API key: everybody on this machine may do anything ('{create}' makes the first one)")
+        return settings
+    log.warning(
+        f"there is no API key: listening on 127.0.0.1 instead of {settings.host}. Make one with '{create}' and start again, "
+        "or set SAMESKU_ALLOW_ANONYMOUS=true to serve whoever reaches this address"
+    )
+    return settings.model_copy(update={"host": "127.0.0.1"})

@@ -12,6 +12,7 @@ from app.core.product import Scalar, check_attributes
 from app.errors import AppError, InvalidInput, InvalidListings
 
 PHOTO_SEPARATOR = "|"
+MAX_COLUMNS = 1000
 
 OpenPhoto = Callable[[str], bytes]
 Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be read
@@ -49,9 +50,13 @@ class Columns:
             InvalidListings: a named column, one that is needed, or both title and image are missing.
         """
         available = list(present)
+        if len(available) > MAX_COLUMNS:
+            raise InvalidListings(
+                f"{name} has {len(available):,} columns, at most {MAX_COLUMNS:,} are taken: leave some out."
+            )
         broken = [column for column in available if not column.isprintable()]
         if broken:
-            raise InvalidListings(f"{name} has a column name that is no plain text ({broken[0]!a}): rename it.")
+            raise InvalidListings(f"{name} has a column name that is no plain text ({broken[0][:80]!a}): rename it.")
         for role in self.DEFAULTS:
             wanted: str | None = getattr(self, role)
             if wanted is not None and wanted not in available:

@@ -84,13 +84,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
         def serve_one(encoder: FakeEncoder | None = None, **settings: Any) -> httpx.Client:
             app = make_app(tmp_path / "served", encoder, **settings)
-            return stack.enter_context(_running(app))
+            return stack.enter_context(running(app))
 
         yield serve_one
 
 
 @contextmanager
-def _running(app: FastAPI) -> Iterator[httpx.Client]:
+def running(app: FastAPI) -> Iterator[httpx.Client]:
     listening = socket.create_server(("127.0.0.1", 0))  # callers queue up here until the server takes them
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

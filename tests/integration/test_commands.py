@@ -15,7 +15,7 @@ from app.__main__ import cli
 from app.errors import AppError, InvalidInput, InvalidListings, ManifestInvalid, ManifestMissing
 from tests.conftest import ROOT
 
-COMMANDS = ("serve", "index", "match", "compare", "group", "train", "evaluate", "calibrate", "bundle", "version")
+COMMANDS = ("serve", "index", "match", "compare", "group", "train", "evaluate", "calibrate", "bundle", "keys", "version")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,19 @@ def test_help_names_every_command() -> None:
     assert all(command in output for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bundle create", "bundle ensemble", "bundle inspect", "bundle verify"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *COMMANDS,
+        "bundle create",
+        "bundle ensemble",
+        "bundle inspect",
+        "bundle verify",
+        "keys create",
+        "keys list",
+        "keys revoke",
+    ],
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(cli, [*command.split(), "--help"])
     assert result.exit_code == 0
@@ -99,8 +111,11 @@ def test_an_error_on_purpose_is_one_line_and_exit_code_2() -> None:
     assert lines[0].startswith("manifest_missing: ")
 
 
-def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path) -> None:
-    result = run("index", "--reembed", SAMESKU_MAX_QUEUE="none", SAMESKU_DATA_DIR=str(tmp_path / "data"))
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_QUEUE", "none"), ("CORS_ORIGINS", "https://shop.example"), ("CORS_ORIGINS", '["*"]')]
+)
+def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path, name: str, value: str) -> None:
+    result = run("index", "--reembed", **{f"SAMESKU_{name}": value, "SAMESKU_DATA_DIR": str(tmp_path / "data")})
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert "max_queue" in result.stderr.lower()
+    assert name.lower() in result.stderr.lower()

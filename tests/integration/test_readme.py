@@ -9,15 +9,18 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import chdir
+import time
+from contextlib import chdir, closing
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from app.__main__ import cli
+from app.catalog.keys import open_keys
 from tests import tiny
-from tests.server import running_service
+from tests.server import PATIENCE_S, running_service
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -73,12 +76,23 @@ def test_the_command_line_then_the_api(folder: Path) -> None:
     assert answered >= {"q01", "q08e"}
     with running_service(folder, ROOT / "model_store" / "default") as url:
         answers = [run(command.replace("http://127.0.0.1:8000", url), folder) for command in calls]
+        check_that_a_first_key_closes_the_door(url, folder)
     shown = iter(blocks("json"))
     for command, answer in zip(calls, answers, strict=True):
         if "DELETE" in command:
             assert answer == ""
         else:
             same_shape(documents(next(shown)), documents(answer))
+
+
+def check_that_a_first_key_closes_the_door(url: str, folder: Path) -> None:
+    """Makes a key with the command line while the service runs; every call needs it within seconds."""
+    key = run("python -m app keys create --role admin", folder).strip()
+    deadline = time.monotonic() + PATIENCE_S
+    while httpx.get(f"{url}/model").status_code != 401:
+        assert time.monotonic() < deadline
+    assert httpx.get(f"{url}/model", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
 
 
 def documents(text: str) -> list[object]:
@@ -107,6 +121,14 @@ def same_shape(shown: object, given: object) -> None:
         assert len(shown) == len(given)
         for one, other in zip(shown, given, strict=True):
             same_shape(one, other)
+
+
+def test_keys(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMESKU_DATA_DIR", str(tmp_path / "data"))
+    for command in commands("shell"):
+        run_app(command, folder)
+    with closing(open_keys(tmp_path / "data")) as keys:
+        assert [(key.name, key.catalogs) for key in keys.stored()] == [("me", None), ("import of shop A", ("shop-a",))]
 
 
 def test_ones_own_model(folder: Path, tmp_path: Path) -> None:

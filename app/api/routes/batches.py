@@ -10,12 +10,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
-from app.api.errors import problem_of
-from app.api.routes.common import NDJSON, PROBLEMS, batch_body, decisions_of, line, service_of
+from app.api.audit import audit
+from app.api.errors import code_of, problem_of
+from app.api.routes.common import NDJSON, PROBLEMS, batch_body, count_items, decisions_of, line, service_of
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
+from app.api.security import caller_of, visible
 from app.api.service import Service
-from app.api.uploads import Batch, BatchItem, closed_on_error, read_batch
-from app.core.product import Embedding, Prepared, check_catalog, check_filter
+from app.api.uploads import Batch, BatchItem, BatchLimits, closed_on_error, read_batch
+from app.core.access import Caller
+from app.core.product import Embedding, Prepared, check_filter
 from app.errors import InvalidInput
 from app.judge import Rule
 from app.listings import BadRow, Listing
@@ -36,13 +39,13 @@ async def match_batch(request: Request) -> StreamingResponse:
     Lines arrive while later items are still being worked on. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    settings = service.settings
-    batch = await read_batch(request, MatchBatchIn, settings.max_batch_items, settings.max_image_bytes)
+    batch = await read_batch(request, MatchBatchIn, BatchLimits.of(service.settings))
     async with closed_on_error(batch):
+        visible(request, batch.options["catalog"])
         options = _match_options(batch.options)
         service.matcher.catalog.size(options.catalog)
         service.matcher.judge.bound(options.rule)
-    request.state.log["items"] = len(batch.items)
+    count_items(request, len(batch.items))
     return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
 
 
@@ -97,20 +100,19 @@ async def put_batch(request: Request) -> StreamingResponse:
     A line with `status` means that this product is on disk. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    settings = service.settings
-    batch = await read_batch(request, CatalogBatchIn, settings.max_batch_items, settings.max_image_bytes)
+    batch = await read_batch(request, CatalogBatchIn, BatchLimits.of(service.settings))
     async with closed_on_error(batch):
-        catalog = check_catalog(batch.options["catalog"])
-    request.state.log["items"] = len(batch.items)
-    return StreamingResponse(_store_lines(service, batch, catalog), media_type=NDJSON)
+        catalog = visible(request, batch.options["catalog"])
+    count_items(request, len(batch.items))
+    return StreamingResponse(_store_lines(service, batch, catalog, caller_of(request)), media_type=NDJSON)
 
 
-async def _store_lines(service: Service, batch: Batch, catalog: str) -> AsyncIterator[bytes]:
+async def _store_lines(service: Service, batch: Batch, catalog: str, caller: Caller) -> AsyncIterator[bytes]:
     size, items = service.settings.max_batch_size, batch.items
     chunks = [items[:1]] + [items[start : start + size] for start in range(1, len(items), size)]
 
     async def store(chunk: Sequence[BatchItem]) -> list[bytes]:
-        return await _store_chunk(service, chunk, catalog)
+        return await _store_chunk(service, chunk, catalog, caller)
 
     try:
         async for lines in service.in_order(chunks, store, window=2):
@@ -120,7 +122,7 @@ async def _store_lines(service: Service, batch: Batch, catalog: str) -> AsyncIte
         await batch.close()
 
 
-async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: str) -> list[bytes]:
+async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: str, caller: Caller) -> list[bytes]:
     """Embeds a chunk together and commits it together; items that fail are left out of the commit."""
     read = await asyncio.gather(
         *(service.patiently(lambda item=item: _embed(service, item)) for item in chunk),  # type: ignore[misc]
@@ -130,6 +132,8 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
     try:
         stored = iter(await service.store(catalog, [p for p, _ in good], [e for _, e in good]))
     except Exception as error:  # noqa: BLE001 - the commit failed: each item of it says so
+        for item in chunk:
+            audit(caller, "index", catalog, item.id, code_of(error))
         return [line(item, {"error": problem_of(error)}) for item in chunk]
     outcomes: list[dict[str, Any]] = []
     for one in read:
@@ -139,6 +143,8 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
             raise one
         else:
             outcomes.append({"status": "created" if next(stored).created else "replaced"})
+    for item, outcome in zip(chunk, outcomes, strict=True):
+        audit(caller, "index", catalog, item.id, outcome.get("status") or outcome["error"]["code"])
     return [line(item, outcome) for item, outcome in zip(chunk, outcomes, strict=True)]
 
 

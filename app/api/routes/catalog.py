@@ -7,17 +7,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 
-from app.api.routes.common import PROBLEMS, service_of
+from app.api.audit import audit, audited_failure
+from app.api.routes.common import PROBLEMS, QueriedCatalog, SentCatalog, service_of
 from app.api.schemas import AnswerOut, PageOut, ProductOut
+from app.api.security import caller_of
 from app.api.uploads import FormFields, read_json_object, read_upload
-from app.core.product import DEFAULT_CATALOG, check_attributes, check_catalog, check_filter
+from app.core.product import check_attributes, check_filter
 from app.errors import InvalidFilter
 from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
 
 router = APIRouter(tags=["catalog"], responses=PROBLEMS)
 
-CatalogName = Annotated[str, Query(description="Which catalog.")]
 ProductId = Annotated[str, Path(description="The product's id.")]
 
 _fields = FormFields("id", "title", "attributes", "catalog", many=("image",))
@@ -27,21 +28,22 @@ _fields = FormFields("id", "title", "attributes", "catalog", many=("image",))
 async def put_product(
     request: Request,
     response: Response,
+    catalog: SentCatalog,
     id: Annotated[str, Form(description="The product's id; an existing product is replaced whole.")],  # noqa: A002
     title: Annotated[str | None, Form()] = None,
     image: Annotated[list[UploadFile] | None, File(description="Photos, up to 20; repeat the field.")] = None,
     attributes: Annotated[str | None, Form(description='Flat JSON object, e.g. {"brand": "Acme", "price": 9.5}.')] = None,
-    catalog: Annotated[str, Form(description="Created if it does not exist.")] = DEFAULT_CATALOG,
 ) -> ProductOut:
     """Indexes or replaces one product. Answers after it is on disk and can be found: 201 if the id was new, else 200."""
-    service = service_of(request)
-    check_catalog(catalog)
-    kept = check_attributes(read_json_object(attributes, "attributes"))
-    photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
-    product = await service.decode(lambda: service.matcher.read_product(id, title, photos, kept))
-    embedding, timing = await service.embed(product.prepared)
-    request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
-    stored = (await service.store(catalog, [product], [embedding]))[0]
+    service, caller = service_of(request), caller_of(request)
+    with audited_failure(caller, "index", catalog, id):
+        kept = check_attributes(read_json_object(attributes, "attributes"))
+        photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
+        product = await service.decode(lambda: service.matcher.read_product(id, title, photos, kept))
+        embedding, timing = await service.embed(product.prepared)
+        request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
+        stored = (await service.store(catalog, [product], [embedding]))[0]
+    audit(caller, "index", catalog, id, "created" if stored.created else "replaced")
     response.status_code = 201 if stored.created else 200
     return ProductOut.of(stored.product, catalog)
 
@@ -49,7 +51,7 @@ async def put_product(
 @router.get("/catalog")
 def list_products(
     request: Request,
-    catalog: CatalogName = DEFAULT_CATALOG,
+    catalog: QueriedCatalog,
     cursor: Annotated[str | None, Query(description="From the page before.", pattern="^[0-9]{1,18}$")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> PageOut:
@@ -64,7 +66,7 @@ def list_products(
 def get_photo(
     request: Request,
     product_id: ProductId,
-    catalog: CatalogName = DEFAULT_CATALOG,
+    catalog: QueriedCatalog,
     position: Annotated[int, Query(ge=0, description="Which photo, the first is 0.")] = 0,
 ) -> Response:
     """Returns a photo as it was uploaded."""
@@ -76,7 +78,7 @@ def get_photo(
 def get_matches(
     request: Request,
     product_id: ProductId,
-    catalog: CatalogName = DEFAULT_CATALOG,
+    catalog: QueriedCatalog,
     threshold: Annotated[float | None, Query(ge=-1, le=1)] = None,
     min_probability: Annotated[float | None, Query(ge=0, le=1, description="As in POST /match.")] = None,
     target_precision: Annotated[float | None, Query(ge=0.5, lt=1, description="As in POST /match.")] = None,
@@ -94,13 +96,15 @@ def get_matches(
 
 
 @router.get("/catalog/{product_id:path}")
-def get_product(request: Request, product_id: ProductId, catalog: CatalogName = DEFAULT_CATALOG) -> ProductOut:
+def get_product(request: Request, product_id: ProductId, catalog: QueriedCatalog) -> ProductOut:
     """Returns one product."""
     return ProductOut.of(service_of(request).matcher.catalog.get(catalog, product_id), catalog)
 
 
-@router.delete("/catalog/{product_id:path}", status_code=204)
-async def delete_product(request: Request, product_id: ProductId, catalog: CatalogName = DEFAULT_CATALOG) -> None:
+@router.delete("/catalog/{product_id:path}", status_code=204, response_class=Response)
+async def delete_product(request: Request, product_id: ProductId, catalog: QueriedCatalog) -> None:
     """Removes a product, its photos and its vectors; it is gone from every later answer."""
-    service = service_of(request)
-    await service.write(lambda: service.matcher.catalog.delete(catalog, product_id))
+    service, caller = service_of(request), caller_of(request)
+    with audited_failure(caller, "delete", catalog, product_id):
+        await service.write(lambda: service.matcher.catalog.delete(catalog, product_id))
+    audit(caller, "delete", catalog, product_id, "deleted")

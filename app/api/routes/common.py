@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Form, Query, Request
 from pydantic import BaseModel
 
 from app.api.schemas import BatchItemIn, ProblemOut
+from app.api.security import caller_of, visible
 from app.api.service import Service
 from app.api.uploads import BatchItem
+from app.core.product import DEFAULT_CATALOG
 
 NDJSON = "application/x-ndjson"
 
 _DESCRIPTIONS = {
-    404: "No such catalog, product or photo.",
+    400: "A form that cannot be read, is cut off, or has too many parts.",
+    401: "No API key, or one that is unknown or revoked.",
+    403: "The key's role does not cover the call.",
+    404: "No such catalog, product or photo; a catalog that the key is not for looks the same.",
     413: "More bytes, pixels or items than the limits allow.",
     415: "A content type that this call does not take.",
     422: "Input that cannot be used; `detail` says what to send instead.",
-    429: "Too much is waiting already; try again after `Retry-After` seconds.",
+    429: "Too much is waiting already, or the key asks too often; try again after `Retry-After` seconds.",
     503: "Starting, stopping, or not able to answer.",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -31,6 +36,27 @@ def service_of(request: Request) -> Service:
     """Returns the app's service."""
     service: Service = request.app.state.service
     return service
+
+
+async def _queried(request: Request, catalog: Annotated[str, Query(description="Which catalog.")] = DEFAULT_CATALOG) -> str:
+    return visible(request, catalog)
+
+
+async def _sent(
+    request: Request,
+    catalog: Annotated[str, Form(description="Which catalog; created by its first product.")] = DEFAULT_CATALOG,
+) -> str:
+    return visible(request, catalog)
+
+
+QueriedCatalog = Annotated[str, Depends(_queried)]  # the caller may know of it
+SentCatalog = Annotated[str, Depends(_sent)]
+
+
+def count_items(request: Request, items: int) -> None:
+    """Makes a batch count as its items, in the log and for the rate of its key."""
+    request.state.log["items"] = items
+    request.app.state.limiter.charge(caller_of(request).key, items - 1)
 
 
 def line(item: BatchItem, outcome: dict[str, Any]) -> bytes:

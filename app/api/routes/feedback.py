@@ -7,15 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from app.api.audit import audit, audited_failure
 from app.api.feedback_schemas import ContradictionsOut, FeedbackIn, FeedbackOut, FeedbackPageOut
-from app.api.routes.common import PROBLEMS, json_body, service_of
+from app.api.routes.common import PROBLEMS, QueriedCatalog, json_body, service_of
+from app.api.security import caller_of, visible
 from app.api.uploads import read_json
 from app.core.feedback import contradictions
-from app.core.product import DEFAULT_CATALOG, check_catalog
 
 router = APIRouter(tags=["feedback"], responses=PROBLEMS)
-
-CatalogName = Annotated[str, Query(description="Which catalog.")]
 
 
 @router.post("/feedback", status_code=201, openapi_extra=json_body(FeedbackIn))
@@ -24,10 +23,12 @@ async def add_feedback(request: Request) -> FeedbackOut:
 
     The titles and the photos' digests that the products have now are kept with it, whatever becomes of the products.
     """
-    service = service_of(request)
+    service, caller = service_of(request), caller_of(request)
     sent = await read_json(request, FeedbackIn)
-    catalog, draft = check_catalog(sent.catalog), sent.draft()
-    stored = await service.write(lambda: service.matcher.add_feedback(catalog, draft))
+    catalog, draft = visible(request, sent.catalog), sent.draft()
+    with audited_failure(caller, "feedback", catalog, draft.first.id):
+        stored = await service.write(lambda: service.matcher.add_feedback(catalog, draft))
+    audit(caller, "feedback", catalog, draft.first.id, "stored")
     service.metrics.feedback.labels("same" if stored.same else "different").inc()
     return FeedbackOut.of(stored)
 
@@ -35,7 +36,7 @@ async def add_feedback(request: Request) -> FeedbackOut:
 @router.get("/feedback")
 def list_feedback(
     request: Request,
-    catalog: CatalogName = DEFAULT_CATALOG,
+    catalog: QueriedCatalog,
     cursor: Annotated[str | None, Query(description="From the page before.", pattern="^[0-9]{1,18}$")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> FeedbackPageOut:
@@ -49,7 +50,7 @@ def list_feedback(
 @router.get("/feedback/contradictions")
 def list_contradictions(
     request: Request,
-    catalog: CatalogName = DEFAULT_CATALOG,
+    catalog: QueriedCatalog,
     limit: Annotated[int, Query(ge=1, le=1000, description="Contradictions to return.")] = 100,
 ) -> ContradictionsOut:
     """Returns pairs that are said to differ although others, or a chain of others, say that they are the same.

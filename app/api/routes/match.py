@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
-from app.api.routes.common import PROBLEMS, decisions_of, service_of
+from app.api.routes.common import PROBLEMS, SentCatalog, decisions_of, service_of
 from app.api.schemas import AnswerOut
 from app.api.uploads import FormFields, read_json_object, read_upload
-from app.core.product import DEFAULT_CATALOG, check_filter
+from app.core.product import check_filter
 from app.errors import InvalidFilter, InvalidInput
 from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
@@ -25,6 +25,7 @@ _fields = FormFields("image", "title", "threshold", *RULE_FIELDS, "verify", "lim
 @router.post("/match", dependencies=[Depends(_fields)])
 async def match(
     request: Request,
+    catalog: SentCatalog,
     image: Annotated[UploadFile | None, File(description="A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.")] = None,
     title: Annotated[str | None, Form(description="A title, in any language.")] = None,
     threshold: Annotated[float | None, Form(ge=-1, le=1, description="Smallest score; default: the model's own.")] = None,
@@ -41,7 +42,6 @@ async def match(
     verify: Annotated[bool, Form(description="Check the photos of doubtful matches by geometry; some 40 ms each.")] = False,
     limit: Annotated[int, Form(ge=1, le=1000, description="Matches to return.")] = DEFAULT_LIMIT,
     filter: Annotated[str | None, Form(description='Attributes, e.g. {"brand": ["Acme", "Apex"]}: any of.')] = None,  # noqa: A002
-    catalog: Annotated[str, Form(description="Which catalog to search.")] = DEFAULT_CATALOG,
 ) -> AnswerOut:
     """Returns every product that is the same, best first. Send a photo, a title, or both.
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api.routes.common import PROBLEMS, service_of
 from app.api.schemas import ModelOut
+from app.api.security import caller_of
 
 router = APIRouter(tags=["system"])
+_REFUSALS: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (401, 403, 429, 503)}
 
 
-@router.get("/model")
+@router.get("/model", responses=_REFUSALS)
 def get_model(request: Request) -> ModelOut:
-    """Returns the bundle in use."""
-    matcher = service_of(request).matcher
+    """Returns the bundle in use, and the catalogs that the caller may know of."""
+    matcher, caller = service_of(request).matcher, caller_of(request)
     name, _, fingerprint = matcher.model.rpartition("@")
+    thresholds = matcher.judge.thresholds.points
     return ModelOut(
         name=name,
         fingerprint=fingerprint,
-        thresholds={modality: list(points) for modality, points in matcher.judge.thresholds.points.items()},
+        thresholds={modality: [list(point) for point in points] for modality, points in thresholds.items()},
         image_dim=matcher.encoder.image_dim,
         title_dim=matcher.encoder.title_dim,
-        catalogs={info.name: info.products for info in matcher.catalog.catalogs()},
+        catalogs={info.name: info.products for info in matcher.catalog.catalogs() if caller.sees(info.name)},
         details=request.app.state.model_details,
     )
 
@@ -40,9 +45,9 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get("/metrics", response_class=Response, responses=_REFUSALS | {200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """Returns metrics in the text format of Prometheus."""
+    """Returns metrics in the text format of Prometheus. They name every catalog, so a key for some of them does not do."""
     service = service_of(request)
     service.refresh_gauges()
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
