@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from app.catalog.faiss_index import RowSet
 from app.catalog.ranking import Ranked
+from app.catalog.rows import RowSet
 from app.core.answer import Answer, Candidate, Match
 from app.core.product import Product, Query, agrees
 

@@ -18,11 +18,12 @@ from app.catalog import snapshot
 from app.catalog.answers import answer_of
 from app.catalog.base import CatalogInfo, Page, Stored
 from app.catalog.data_folder import DataFolder
-from app.catalog.faiss_index import FlatIndex, RowSet
 from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import RowSet
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
 from app.core.fusion import Fusion
@@ -45,7 +46,7 @@ class _Shelf:
 
     pk: int
     name: str
-    index: FlatIndex
+    index: RowIndex
     generation: int
     products: int
     saved_generation: int = -1
@@ -99,13 +100,10 @@ class LocalCatalog:
             )
 
     def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
-        index = FlatIndex(self._fusion.dim)
+        index = RowIndex(self._fusion.dim)
         rows, source = snapshot.load(self._data.snapshot(row.pk), row.generation, self._fingerprint, self._fusion.dim)
-        if rows is not None:
-            index.add(rows)
-        else:
-            for chunk in read_vectors(session, row.pk, self._fusion.dim):
-                index.add(chunk)
+        for part in read_vectors(session, row.pk, self._fusion.dim) if rows is None else rows:
+            index.add(part)
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
         saved = row.generation if rows is not None or row.generation == 0 else -1
@@ -159,7 +157,7 @@ class LocalCatalog:
         row = CatalogRow(name=catalog, generation=0)
         session.add(row)
         session.flush()
-        return _Shelf(row.pk, catalog, FlatIndex(self._fusion.dim), 0, 0)
+        return _Shelf(row.pk, catalog, RowIndex(self._fusion.dim), 0, 0)
 
     def _commit(self, session: Session, shelf: _Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
         """Commits and brings the index along; only then may anyone be told."""
@@ -271,6 +269,6 @@ class LocalCatalog:
         with self._write_lock:
             for shelf in self._shelves.values():
                 if shelf.saved_generation != shelf.generation:
-                    rows = shelf.index.export()
-                    snapshot.save(self._data.snapshot(shelf.pk), rows, shelf.generation, self._fingerprint)
+                    folder, shape = self._data.snapshot(shelf.pk), (len(shelf.index), self._fusion.dim)
+                    snapshot.save(folder, shelf.index.export(), shape, shelf.generation, self._fingerprint)
             self._data.close()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.catalog.faiss_index import RowSet
 from app.catalog.records import AttributeRow, ProductRow, VectorRow
+from app.catalog.rows import RowSet
 from app.catalog.writing import chunks
 from app.core.product import Product, Scalar, canonical
 from app.errors import CatalogError, ProductNotFound

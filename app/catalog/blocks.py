@@ -1,0 +1,172 @@
+"""Rows of one kind in blocks, and the way to an answer: by codes, by all rows, or by those that a filter lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog.faiss_index import ByteCodes, FlatBlock, Positions
+from app.catalog.rows import SLACK, Hits, merge
+from app.core.product import Floats
+
+BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
+CODES_FROM = 10_000  # rows of one kind, from which a search by codes is faster; see docs/performance.md
+BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
+DEPTHS = (4, 32)  # rows that are looked up by their codes for each one wanted; then all rows are searched
+LEAST_DEPTH = 64
+
+
+class Blocks:
+    """Rows by position; a removed row's place is taken by the last one. Slots of `Hits` are positions here."""
+
+    def __init__(self, dim: int, codes_from: int = CODES_FROM) -> None:
+        """Makes no block yet.
+
+        Args:
+            dim: columns.
+            codes_from: rows from which codes are kept.
+        """
+        self._dim, self._codes_from = dim, codes_from
+        self.keys = np.zeros(0, np.int64)
+        self._blocks: list[FlatBlock] = []
+        self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.keys)
+
+    def add(self, keys: NDArray[np.int64], vectors: Floats) -> None:
+        """Adds `(n, dim)` rows at the end."""
+        self.keys = np.concatenate([self.keys, keys])
+        done = 0
+        while done < len(vectors):
+            if not self._blocks or len(self._blocks[-1]) == BLOCK:
+                self._blocks.append(FlatBlock(self._dim))
+            part = vectors[done : done + BLOCK - len(self._blocks[-1])]
+            self._blocks[-1].add(part)
+            if len(self._codes) == len(self._blocks):
+                self._codes[-1].add(part)
+            done += len(part)
+
+    def remove(self, positions: Positions) -> None:
+        """Removes rows."""
+        for position in sorted(positions.tolist(), reverse=True):  # so the last row is never one that is still to go
+            last = len(self.keys) - 1
+            if position < last:
+                self.keys[position] = self.keys[last]
+                n, place = divmod(position, BLOCK)
+                self._blocks[n].matrix()[place] = self._blocks[-1].matrix()[-1]
+                if n < len(self._codes):
+                    self._codes[n].replace(place)
+            self._pop()
+
+    def _pop(self) -> None:
+        self.keys = self.keys[:-1]
+        if len(self._codes) == len(self._blocks):
+            self._codes[-1].pop()
+        self._blocks[-1].pop()
+        if not len(self._blocks[-1]):
+            self._blocks.pop()
+            del self._codes[len(self._blocks) :]
+
+    def positions_of(self, keys: NDArray[np.int64]) -> Positions:
+        """Returns where the rows of some products are."""
+        return np.flatnonzero(np.isin(self.keys, keys))
+
+    def vectors(self, positions: Positions) -> Floats:
+        """Returns `(n, dim)` float32 copies of rows."""
+        found = np.empty((len(positions), self._dim), np.float32)
+        places = positions // BLOCK
+        for n in np.unique(places).tolist():
+            found[places == n] = self._blocks[n].matrix()[positions[places == n] % BLOCK]
+        return found
+
+    def parts(self) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Yields keys and rows, block by block, as they are stored."""
+        for n, block in enumerate(self._blocks):
+            yield self.keys[n * BLOCK : (n + 1) * BLOCK], block.matrix()
+
+    def search(
+        self, questions: Floats, bounds: NDArray[np.float64], k: int, allowed: NDArray[np.int64] | None = None
+    ) -> list[Hits]:
+        """Finds, for each question, the `k` nearest rows and all others that may reach its bound.
+
+        Args:
+            questions: `(n, dim)` float32.
+            bounds: `(n,)` smallest inner products, inclusive.
+            k: so many rows are found even if they are below the bound, where there are that many.
+            allowed: keys of the products that may answer; None for all.
+        """
+        usable = None if allowed is None else np.isin(self.keys, allowed)
+        if usable is not None and not usable.all():
+            return self._search_some(questions, bounds, k, usable)
+        if len(questions) >= BLAS_FROM or not self._coded():
+            return self._search_all(questions, bounds, k)
+        found = [self._by_codes(question, bound, k) for question, bound in zip(questions, bounds.tolist(), strict=True)]
+        left = [n for n, hits in enumerate(found) if hits is None]
+        for n, hits in zip(left, self._search_all(questions[left], bounds[left], k), strict=True):
+            found[n] = hits
+        return [hits for hits in found if hits is not None]
+
+    def _coded(self) -> bool:
+        """Tells whether all blocks have codes; if one has not, it gets them, so that no search waits for all of them."""
+        complete = len(self._codes) == len(self._blocks)
+        if not complete and len(self) >= self._codes_from:
+            self._codes.append(ByteCodes(self._blocks[len(self._codes)]))
+        return complete and bool(self._codes)
+
+    def _search_all(
+        self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: NDArray[np.bool_] | None = None
+    ) -> list[Hits]:
+        parts: list[list[Hits]] = [[] for _ in questions]
+        for n, block in enumerate(self._blocks if len(questions) else []):
+            some = None if usable is None else usable[n * BLOCK : (n + 1) * BLOCK]
+            for of_question, hits in zip(parts, block.search(questions, bounds, k, some), strict=True):
+                of_question.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
+        return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
+
+    def _search_some(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: NDArray[np.bool_]) -> list[Hits]:
+        """Searches the usable rows only: FAISS skips the others, or they are copied out where that saves more."""
+        if len(questions) < BLAS_FROM:
+            return self._search_all(questions, bounds, k, usable)
+        positions = np.flatnonzero(usable)
+        parts: list[list[Hits]] = [[] for _ in questions]
+        for start in range(0, len(positions), BLOCK):
+            places = positions[start : start + BLOCK]
+            copied = FlatBlock(self._dim)
+            copied.add(self.vectors(places))
+            for of_question, hits in zip(parts, copied.search(questions, bounds, k), strict=True):
+                of_question.append(Hits(places[hits.slots], hits.scores, hits.beyond))
+        return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
+
+    def _by_codes(self, question: Floats, bound: float, k: int) -> Hits | None:
+        """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
+        for each in DEPTHS:
+            depth = max(k, LEAST_DEPTH) * each
+            if depth > len(self):
+                break
+            parts = []
+            for n, codes in enumerate(self._codes):
+                hits = codes.search(question, depth)
+                parts.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
+            most = merge(parts, np.inf, depth)
+            found = self._looked_up(question, most, bound, k)
+            last = float(np.partition(found.scores, -k)[-k]) if k else np.inf
+            if most.beyond < min(bound, last):
+                return found
+            if np.count_nonzero(found.scores >= bound) > depth // 2:
+                break
+        return None
+
+    def _looked_up(self, question: Floats, most: Hits, bound: float, k: int) -> Hits:
+        """Scores the rows that may be wanted, given the most that each can score."""
+        order = np.argsort(-most.scores)
+        slots, limits = most.slots[order], most.scores[order]
+        scores = self.vectors(slots[:k]) @ question
+        floor = min([bound, *scores.tolist()]) - SLACK
+        wanted = max(k, int(np.searchsorted(-limits, -floor, side="right")))
+        scores = np.concatenate([scores, self.vectors(slots[k:wanted]) @ question])
+        beyond = max([most.beyond, *limits[wanted : wanted + 1].tolist()])
+        return merge([Hits(slots[:wanted], scores, beyond)], bound, k)

@@ -1,0 +1,73 @@
+"""Rows of the search index, and what a search finds among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.product import Floats
+
+SLACK = 2e-5  # float32 rounding of question vectors scaled by up to 1/sqrt(w); the exact scores decide afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Rows of the index: `keys` (n,) int64 product keys, `flags` (n,) uint8, `vectors` (n, dim) float32.
+
+    What an index exports has the vectors in the precision that it stores, float32 or float16.
+    """
+
+    keys: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+    vectors: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a question found.
+
+    Attributes:
+        slots: `(n,)` int64, sorted.
+        beyond: no other row that may answer scores more with the question, rounding included; -inf if there is none.
+    """
+
+    slots: NDArray[np.int64]
+    beyond: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What a question found among some of the rows.
+
+    Attributes:
+        slots: `(n,)` int64, in any order, none twice.
+        scores: `(n,)` float32 inner products, at most SLACK off.
+        beyond: as in `Found`.
+    """
+
+    slots: NDArray[np.int64]
+    scores: Floats
+    beyond: float = -np.inf
+
+
+def merge(parts: Sequence[Hits], bound: float, k: int) -> Hits:
+    """Joins what was found among different rows: the `k` nearest of all, and whatever may reach the bound.
+
+    Args:
+        parts: each holds the `k` nearest of its rows, and those that may reach the bound.
+        bound: smallest inner product that counts.
+        k: how many are wanted below it, too.
+    """
+    slots = np.concatenate([np.zeros(0, np.int64), *(part.slots for part in parts)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(part.scores for part in parts)])
+    beyond = max((part.beyond for part in parts), default=-np.inf)
+    floor = bound - SLACK
+    if k:
+        floor = min(floor, float(np.partition(scores, -k)[-k])) if len(scores) > k else -np.inf
+    kept = scores >= floor
+    if not kept.all():
+        beyond = max(beyond, float(scores[~kept].max()) + SLACK)
+    return Hits(slots[kept], scores[kept], beyond)
