@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
+from app.catalog.row_index import IndexOptions
 from app.encoders import runtime
 from app.encoders.engine_cache import EngineCache, places
 from app.encoders.multimodal import MultimodalEncoder
@@ -47,7 +48,8 @@ def build_matcher(settings: Settings) -> Matcher:
     bundle = load_bundle(settings.bundle)
     data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
     try:
-        catalog = LocalCatalog(data, bundle.manifest.encoder_fusion(), bundle.fingerprint)
+        options = IndexOptions(settings.index_precision, settings.index_search)
+        catalog = LocalCatalog(data, bundle.manifest.encoder_fusion(), bundle.fingerprint, options)
         return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
     except BaseException:
         data.close()

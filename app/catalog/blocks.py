@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog.faiss_index import ByteCodes, FlatBlock, Positions
-from app.catalog.rows import SLACK, Hits, merge
+from app.catalog.rows import SLACK, Hits, Precision, merge
 from app.core.product import Floats
 
 BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
@@ -21,14 +21,16 @@ LEAST_DEPTH = 64
 class Blocks:
     """Rows by position; a removed row's place is taken by the last one. Slots of `Hits` are positions here."""
 
-    def __init__(self, dim: int, codes_from: int = CODES_FROM) -> None:
+    def __init__(self, dim: int, precision: Precision = "float32", codes_from: int = CODES_FROM) -> None:
         """Makes no block yet.
 
         Args:
             dim: columns.
-            codes_from: rows from which codes are kept.
+            precision: of the rows as they are stored.
+            codes_from: rows from which codes are kept. Rows in float16 have none: they would take half as much again, and
+                twice as many rows go through memory in a second already.
         """
-        self._dim, self._codes_from = dim, codes_from
+        self._dim, self._half, self._codes_from = dim, precision == "float16", codes_from
         self.keys = np.zeros(0, np.int64)
         self._blocks: list[FlatBlock] = []
         self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
@@ -43,7 +45,7 @@ class Blocks:
         done = 0
         while done < len(vectors):
             if not self._blocks or len(self._blocks[-1]) == BLOCK:
-                self._blocks.append(FlatBlock(self._dim))
+                self._blocks.append(FlatBlock(self._dim, half=self._half))
             part = vectors[done : done + BLOCK - len(self._blocks[-1])]
             self._blocks[-1].add(part)
             if len(self._codes) == len(self._blocks):
@@ -113,7 +115,7 @@ class Blocks:
     def _coded(self) -> bool:
         """Tells whether all blocks have codes; if one has not, it gets them, so that no search waits for all of them."""
         complete = len(self._codes) == len(self._blocks)
-        if not complete and len(self) >= self._codes_from:
+        if not complete and not self._half and len(self) >= self._codes_from:
             self._codes.append(ByteCodes(self._blocks[len(self._codes)]))
         return complete and bool(self._codes)
 

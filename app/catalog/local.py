@@ -22,7 +22,7 @@ from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
-from app.catalog.row_index import RowIndex
+from app.catalog.row_index import IndexOptions, RowIndex
 from app.catalog.rows import RowSet
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
@@ -56,19 +56,21 @@ class _Shelf:
 class LocalCatalog:
     """See `app.catalog.base.Catalog`."""
 
-    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str) -> None:
+    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str, options: IndexOptions | None = None) -> None:
         """Opens every catalog of a data folder for one bundle.
 
         Args:
             data: the open folder; closed by `close`.
             fusion: of the bundle.
             fingerprint: of the bundle.
+            options: of the search indexes.
 
         Raises:
             ModelMismatch: the folder holds vectors of another bundle.
             CatalogError: the vectors in the database do not have the bundle's dimension.
         """
         self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
+        self._options = options or IndexOptions()
         self._write_lock = threading.Lock()
         self.feedback = LocalFeedback(data.records, self._write_lock)
         self._shelves: dict[str, _Shelf] = {}
@@ -100,14 +102,18 @@ class LocalCatalog:
             )
 
     def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
-        index = RowIndex(self._fusion.dim)
-        rows, source = snapshot.load(self._data.snapshot(row.pk), row.generation, self._fingerprint, self._fusion.dim)
+        index = self._new_index()
+        stored = self._data.snapshot(row.pk), row.generation, self._fingerprint
+        rows, source = snapshot.load(*stored, index.dim, index.precision)
         for part in read_vectors(session, row.pk, self._fusion.dim) if rows is None else rows:
             index.add(part)
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
         saved = row.generation if rows is not None or row.generation == 0 else -1
         return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
+
+    def _new_index(self) -> RowIndex:
+        return RowIndex(self._fusion.dim, self._options)
 
     def _shelf(self, catalog: str) -> _Shelf:
         try:
@@ -157,7 +163,7 @@ class LocalCatalog:
         row = CatalogRow(name=catalog, generation=0)
         session.add(row)
         session.flush()
-        return _Shelf(row.pk, catalog, RowIndex(self._fusion.dim), 0, 0)
+        return _Shelf(row.pk, catalog, self._new_index(), 0, 0)
 
     def _commit(self, session: Session, shelf: _Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
         """Commits and brings the index along; only then may anyone be told."""
@@ -269,6 +275,5 @@ class LocalCatalog:
         with self._write_lock:
             for shelf in self._shelves.values():
                 if shelf.saved_generation != shelf.generation:
-                    folder, shape = self._data.snapshot(shelf.pk), (len(shelf.index), self._fusion.dim)
-                    snapshot.save(folder, shelf.index.export(), shape, shelf.generation, self._fingerprint)
+                    snapshot.save(self._data.snapshot(shelf.pk), shelf.index, shelf.generation, self._fingerprint)
             self._data.close()

@@ -7,16 +7,33 @@ filtered out.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog.blocks import CODES_FROM, Blocks
-from app.catalog.rows import Found, Hits, RowSet, merge
+from app.catalog.rows import Found, Hits, Precision, RowSet, Search, merge
 from app.core.product import Floats
 
 AT_ONCE = 256  # questions at a time: a low bound may answer each with every row
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How a catalog's rows are stored and searched.
+
+    Attributes:
+        precision: of the rows as they are stored.
+        search: `flat` reads all rows, `auto` reads their 8-bit codes first where that is faster; both are exact.
+        codes_from: rows of one kind from which it is.
+    """
+
+    precision: Precision = "float32"
+    search: Search = "auto"
+    codes_from: int = CODES_FROM
 
 
 class RowIndex:
@@ -25,15 +42,12 @@ class RowIndex:
     A slot names a row until the next change: it is `4 * position + flags`.
     """
 
-    def __init__(self, dim: int, codes_from: int = CODES_FROM) -> None:
-        """Makes an empty index.
-
-        Args:
-            dim: columns.
-            codes_from: rows of one kind from which their 8-bit codes are kept and searched first.
-        """
-        self.dim = dim
-        self._kinds = {flags: Blocks(dim, codes_from) for flags in range(4)}
+    def __init__(self, dim: int, options: IndexOptions | None = None) -> None:
+        """Makes an empty index of rows with `dim` columns."""
+        options = options or IndexOptions()
+        self.dim, self.precision = dim, options.precision
+        codes_from = sys.maxsize if options.search == "flat" else options.codes_from
+        self._kinds = {flags: Blocks(dim, options.precision, codes_from) for flags in range(4)}
 
     def __len__(self) -> int:
         """Rows."""

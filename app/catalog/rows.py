@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.core.product import Floats
 
+Precision = Literal["float32", "float16"]  # of stored rows; halves move scores by less than 0.0005
+Search = Literal["auto", "flat"]
 SLACK = 2e-5  # float32 rounding of question vectors scaled by up to 1/sqrt(w); the exact scores decide afterwards
 
 

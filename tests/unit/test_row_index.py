@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from app.catalog import blocks
 from app.catalog.faiss_index import ByteCodes, FlatBlock
-from app.catalog.row_index import RowIndex
+from app.catalog.row_index import IndexOptions, RowIndex
 from app.catalog.rows import SLACK, Found, RowSet
 from app.core.product import Floats
 
 DIM = 4
 WIDE = 104  # codes leave 8 of these columns out
 ROUNDING = 1e-6  # of float32 inner products of unit vectors
-NEVER = 1 << 40
+OPTIONS = [IndexOptions(), IndexOptions(codes_from=0), IndexOptions(codes_from=20), IndexOptions("float16")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,7 +45,7 @@ class Case:
         self.index.add(RowSet(np.array(keys, np.int64), flags, vectors))
         self.keys += keys
         self.flags += flags.tolist()
-        self.vectors += list(vectors)
+        self.vectors += list(vectors.astype(self.index.precision).astype(np.float32))  # what an exact search is exact about
 
     def remove(self, keys: set[int]) -> None:
         self.index.remove(sorted(keys))
@@ -82,10 +82,10 @@ def unit(rows: NDArray[np.float64]) -> Floats:
 
 
 @st.composite
-def cases(draw: st.DrawFn, codes_from: int, dim: int) -> Case:
+def cases(draw: st.DrawFn, options: IndexOptions, dim: int) -> Case:
     """Some rows equal, some removed again, more added; some with a dimension that is much larger than all before."""
     random = np.random.default_rng(draw(st.integers(0, 10_000)))
-    case = Case(RowIndex(dim, codes_from))
+    case = Case(RowIndex(dim, options))
     for _ in range(draw(st.integers(1, 4))):
         count = draw(st.integers(0, 40))
         pool = random.normal(size=(draw(st.integers(1, 40)), dim))  # a small pool makes ties
@@ -101,9 +101,9 @@ def cases(draw: st.DrawFn, codes_from: int, dim: int) -> Case:
 
 
 @settings(deadline=None, max_examples=200)
-@given(data=st.data(), codes_from=st.sampled_from([0, 20, NEVER]), dim=st.sampled_from([DIM, WIDE]))
-def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, codes_from: int, dim: int) -> None:
-    case = data.draw(cases(codes_from, dim))
+@given(data=st.data(), options=st.sampled_from(OPTIONS), dim=st.sampled_from([DIM, WIDE]))
+def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, options: IndexOptions, dim: int) -> None:
+    case = data.draw(cases(options, dim))
     random = np.random.default_rng(data.draw(st.integers(0, 10_000)))
     questions = unit(random.normal(size=(data.draw(st.integers(1, 12)), dim)))
     if data.draw(st.booleans()) and case.keys:
@@ -125,7 +125,7 @@ def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, codes_f
 @settings(deadline=None)
 @given(data=st.data())
 def test_rows_are_what_was_added(data: st.DataObject) -> None:
-    case = data.draw(cases(data.draw(st.sampled_from([0, NEVER])), DIM))
+    case = data.draw(cases(data.draw(st.sampled_from(OPTIONS)), DIM))
     assert len(case.index) == len(case.keys)
     assert case.index.kinds() == set(case.flags)
     for key, flags, vector in zip(case.keys, case.flags, case.vectors, strict=True):
@@ -134,7 +134,7 @@ def test_rows_are_what_was_added(data: st.DataObject) -> None:
         np.testing.assert_array_equal(rows.vectors[0], vector)
     exported = list(case.index.export())
     assert sorted(key for part in exported for key in part.keys.tolist()) == sorted(case.keys)
-    copy = Case(RowIndex(DIM))
+    copy = Case(RowIndex(DIM, IndexOptions(case.index.precision)))
     for part in exported:
         copy.index.add(part)
     np.testing.assert_array_equal(
@@ -144,7 +144,7 @@ def test_rows_are_what_was_added(data: st.DataObject) -> None:
 
 def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(3)
-    case = Case(RowIndex(WIDE, codes_from=100))
+    case = Case(RowIndex(WIDE, IndexOptions(codes_from=100)))
     case.add(list(range(600)), np.full(600, 3, np.uint8), unit(random.normal(size=(600, WIDE))))
     question = unit((case.vectors[7] + 0.05 * random.normal(size=WIDE))[None].astype(np.float64))
     for _ in range(600 // 16 + 1):
@@ -183,12 +183,12 @@ def test_codes_never_promise_less_than_a_row_scores() -> None:
             assert excess.max() < 0.8
 
 
-@pytest.mark.parametrize("codes_from", [0, NEVER])
-def test_rows_of_one_product_and_what_is_removed(codes_from: int) -> None:
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_of_one_product_and_what_is_removed(options: IndexOptions) -> None:
     random = np.random.default_rng(5)
-    vectors = unit(random.normal(size=(400, DIM)))
+    vectors = unit(random.normal(size=(400, DIM))).astype(np.float16).astype(np.float32)
     keys = np.arange(400, dtype=np.int64) // 2
-    index = RowIndex(DIM, codes_from)
+    index = RowIndex(DIM, options)
     index.add(RowSet(keys, np.full(400, 3, np.uint8), vectors))
     index.remove(range(0, 200, 3))
     left = np.flatnonzero(keys % 3 != 0)
@@ -203,13 +203,13 @@ def test_rows_of_one_product_and_what_is_removed(codes_from: int) -> None:
                 assert wanted <= len(one.slots) <= wanted + int((abs(scores - bound) < 2 * SLACK).sum())
 
 
-@pytest.mark.parametrize("codes_from", [0, NEVER])
-def test_equal_scores_at_the_bound_are_all_found_beyond_the_nearest(codes_from: int) -> None:
-    vectors = np.tile(np.array([[0.6, 0.8, 0, 0]], np.float32), (30, 1))
-    index = RowIndex(DIM, codes_from)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_equal_scores_at_the_bound_are_all_found_beyond_the_nearest(options: IndexOptions) -> None:
+    vectors = np.tile(np.array([[0.625, 0.78, 0, 0]], np.float32), (30, 1))
+    index = RowIndex(DIM, options)
     index.add(RowSet(np.arange(30, dtype=np.int64), np.full(30, 3, np.uint8), vectors))
     question = np.array([[1, 0, 0, 0]], np.float32)
-    assert len(index.candidates(question, [0.6], nearest=3)[0].slots) == 30
+    assert len(index.candidates(question, [0.625], nearest=3)[0].slots) == 30
     assert len(index.candidates(question, [0.7], nearest=3)[0].slots) >= 3
 
 
