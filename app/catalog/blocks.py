@@ -15,7 +15,7 @@ BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
 CODES_FROM = 10_000  # rows of one kind, from which a search by codes is faster; see docs/performance.md
 BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
 DEPTHS = (4, 32)  # rows that are looked up by their codes for each one wanted; then all rows are searched
-LEAST_DEPTH = 64
+LEAST_DEPTH, DOUBLINGS = 64, 3
 
 
 class Blocks:
@@ -158,7 +158,7 @@ class Blocks:
             last = float(np.partition(found.scores, -k)[-k]) if k else np.inf
             if most.beyond < min(bound, last):
                 return found
-            if np.count_nonzero(found.scores >= bound) > depth // 2:
+            if np.count_nonzero(found.scores >= bound) > depth // 2 or not _promising(most, min(bound, last)):
                 break
         return None
 
@@ -172,3 +172,10 @@ class Blocks:
         scores = np.concatenate([scores, self.vectors(slots[k:wanted]) @ question])
         beyond = max([most.beyond, *limits[wanted : wanted + 1].tolist()])
         return merge([Hits(slots[:wanted], scores, beyond)], bound, k)
+
+
+def _promising(most: Hits, least: float) -> bool:
+    """Tells whether a deeper search can be enough: whether the limits fall fast enough to get below a score by then."""
+    limits = np.sort(most.scores)
+    fall = float(limits[len(limits) // 2] - limits[0])  # with twice as many rows
+    return most.beyond - DOUBLINGS * fall < least

@@ -21,6 +21,7 @@ FIRST, MORE = 64, 8  # an index that cannot search by a bound is asked for more 
 CODE_MAX = 127
 HEADROOM = 1.125  # codes are made for values so much larger than the largest seen, as making them anew reads every row
 SPREAD = 16
+SAMPLE = 1024  # rows that say which columns are small
 CHUNK = 256  # rows that are made into codes at a time, so that they stay in the cache
 ROUNDING = 1 + 1e-5  # of norms in float32
 
@@ -126,6 +127,7 @@ class ByteCodes:
         dim = block.matrix().shape[1]
         # one column of a hundred is left out: rows, codes and keys together stay below 1.25 times the rows
         self._dim = dim * 99 // 100 // 16 * 16 or dim
+        self._columns = np.arange(dim)
         self._step = 1e-9
         self._make()
 
@@ -134,6 +136,9 @@ class ByteCodes:
         return int(self._index.ntotal)
 
     def _make(self) -> None:
+        sample = np.asarray(self._block.matrix()[:SAMPLE], np.float32)
+        by_size = np.argsort(-np.einsum("nd,nd->d", sample, sample), kind="stable")
+        self._columns = np.concatenate([np.sort(by_size[: self._dim]), by_size[self._dim :]])  # the smallest are left out
         while True:
             self._index: Any = faiss.IndexScalarQuantizer(
                 self._dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
@@ -163,18 +168,22 @@ class ByteCodes:
     def _encode(self, vectors: Floats) -> bool:
         """Adds codes; False if something is too large for them, then the step has been made larger for the next try."""
         for start in range(0, len(vectors), CHUNK):
-            rows = _spread(vectors[start : start + CHUNK])
-            largest = float(np.abs(rows[:, : self._dim]).max(initial=0))
+            kept, left_out = self._turned(vectors[start : start + CHUNK])
+            largest = float(np.abs(kept).max(initial=0))
             if largest > CODE_MAX * self._step:
                 self._step = HEADROOM * largest / CODE_MAX
                 return False
-            kept = np.ascontiguousarray(rows[:, : self._dim])
             codes = np.rint(kept / np.float32(self._step))
             self._index.add(codes)
             self._lost = max(self._lost, _longest(kept - codes * np.float32(self._step)))
             self._norm = max(self._norm, _longest(kept))
-            self._left_out = max(self._left_out, _longest(rows[:, self._dim :]))
+            self._left_out = max(self._left_out, _longest(left_out))
         return True
+
+    def _turned(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Returns the columns that have codes, spread, and those that are left out."""
+        ordered = np.asarray(rows[:, self._columns], np.float32)
+        return _spread(ordered[:, : self._dim]), ordered[:, self._dim :]
 
     def search(self, question: Floats, depth: int) -> Hits:
         """Finds the rows with the largest inner products by their codes.
@@ -186,13 +195,13 @@ class ByteCodes:
         Returns:
             Rows with the most that their inner products can be, which is also the most of all others.
         """
-        turned = _spread(question[None])
-        kept = turned[0, : self._dim]
+        turned, left_out = self._turned(question[None])
+        kept = turned[0]
         unit = np.float32(max(float(np.abs(kept).max(initial=0)) / CODE_MAX, 1e-9))
         whole = np.rint(kept / unit)
         scores, slots = self._index.search(whole[None], min(depth, len(self)))
         error = self._lost * _longest(unit * whole[None]) + self._norm * _longest((kept - unit * whole)[None])
-        error += self._left_out * _longest(turned[:, self._dim :])
+        error += self._left_out * _longest(left_out)
         most = scores[0] * np.float32(unit * self._step) + np.float32(error + SLACK)
         return Hits(slots[0], most, float(most[-1]) if len(most) < len(self) else -np.inf)
 
@@ -220,7 +229,7 @@ def _spread(rows: Floats) -> Floats:
     towers make them, the steps of all would be twice as large.
     """
     parts = 1
-    turned = np.asarray(rows, np.float32)
+    turned = rows
     while parts < SPREAD and rows.shape[1] % (2 * parts) == 0:
         pairs = turned.reshape(len(rows), parts, 2, -1)
         turned = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(rows.shape)
