@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.catalog.row_index import IndexOptions
+from app.catalog.rows import IndexOptions
 from app.encoders import runtime
 from app.encoders.engine_cache import EngineCache, places
 from app.encoders.multimodal import MultimodalEncoder

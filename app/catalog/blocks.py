@@ -8,39 +8,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog.faiss_index import ByteCodes, FlatBlock, Positions
-from app.catalog.rows import SLACK, Hits, Precision, merge
+from app.catalog.faiss_lists import SAMPLE, Lists
+from app.catalog.rows import SLACK, Hits, IndexOptions, merge
 from app.core.product import Floats
 
 BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
-CODES_FROM = 10_000  # rows of one kind, from which a search by codes is faster; see docs/performance.md
 BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
 DEPTHS = (4, 32)  # rows that are looked up by their codes for each one wanted; then all rows are searched
 LEAST_DEPTH, DOUBLINGS = 64, 3
+LISTS_DEPTH = 5  # rows that are looked up for each one wanted
+FEW_ROWS = 32_768  # so many that a filter lets through are all read
+
+Usable = NDArray[np.bool_] | None  # which rows may answer; None for all
 
 
 class Blocks:
     """Rows by position; a removed row's place is taken by the last one. Slots of `Hits` are positions here."""
 
-    def __init__(self, dim: int, precision: Precision = "float32", codes_from: int = CODES_FROM) -> None:
+    def __init__(self, dim: int, options: IndexOptions | None = None) -> None:
         """Makes no block yet.
 
         Args:
             dim: columns.
-            precision: of the rows as they are stored.
-            codes_from: rows from which codes are kept. Rows in float16 have none: they would take half as much again, and
-                twice as many rows go through memory in a second already.
+            options: how they are stored and searched. Rows in float16 have no codes: they would take half as much again,
+                and twice as many rows go through memory in a second already.
         """
-        self._dim, self._half, self._codes_from = dim, precision == "float16", codes_from
+        self._dim, self._options = dim, options or IndexOptions()
+        self._half = self._options.precision == "float16"
         self.keys = np.zeros(0, np.int64)
         self._blocks: list[FlatBlock] = []
         self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
+        self._lists: Lists | None = None
 
     def __len__(self) -> int:
         """Rows."""
         return len(self.keys)
 
+    @property
+    def exact(self) -> bool:
+        """False if a search may miss a row."""
+        return self._lists is None
+
+    def prepare(self) -> None:
+        """Makes the lists of an approximate search, if they are wanted and missing, or worn."""
+        wanted = self._options.search == "approximate" and len(self) >= self._options.lists_from
+        if wanted and (self._lists is None or self._lists.worn):
+            some = np.random.default_rng(0).choice(len(self), min(len(self), SAMPLE), replace=False)
+            self._lists = Lists(len(self), (matrix for _, matrix in self.parts()), self.vectors(some))
+        elif len(self) < self._options.lists_from // 2:
+            self._lists = None
+
     def add(self, keys: NDArray[np.int64], vectors: Floats) -> None:
         """Adds `(n, dim)` rows at the end."""
+        if self._lists is not None:
+            self._lists.add(np.arange(len(self), len(self) + len(keys)), vectors)
         self.keys = np.concatenate([self.keys, keys])
         done = 0
         while done < len(vectors):
@@ -56,12 +77,16 @@ class Blocks:
         """Removes rows."""
         for position in sorted(positions.tolist(), reverse=True):  # so the last row is never one that is still to go
             last = len(self.keys) - 1
+            if self._lists is not None:
+                self._lists.remove(np.unique([position, last]))
             if position < last:
                 self.keys[position] = self.keys[last]
                 n, place = divmod(position, BLOCK)
                 self._blocks[n].matrix()[place] = self._blocks[-1].matrix()[-1]
                 if n < len(self._codes):
                     self._codes[n].replace(place)
+                if self._lists is not None:
+                    self._lists.add(np.array([position]), self._blocks[n].matrix()[place : place + 1])
             self._pop()
 
     def _pop(self) -> None:
@@ -102,26 +127,46 @@ class Blocks:
             allowed: keys of the products that may answer; None for all.
         """
         usable = None if allowed is None else np.isin(self.keys, allowed)
-        if usable is not None and not usable.all():
+        if usable is not None and usable.all():
+            usable = None
+        if usable is not None and (self._lists is None or np.count_nonzero(usable) <= FEW_ROWS):
             return self._search_some(questions, bounds, k, usable)
+        if self._lists is not None:
+            return self._filled(self._by_lists(self._lists, questions, bounds, k, usable), questions, bounds, k, usable)
         if len(questions) >= BLAS_FROM or not self._coded():
             return self._search_all(questions, bounds, k)
-        found = [self._by_codes(question, bound, k) for question, bound in zip(questions, bounds.tolist(), strict=True)]
+        asked = zip(questions, bounds.tolist(), strict=True)
+        return self._filled([self._by_codes(question, bound, k) for question, bound in asked], questions, bounds, k, None)
+
+    def _filled(
+        self, found: list[Hits | None], questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable
+    ) -> list[Hits]:
+        """Answers from all rows what has no answer yet."""
         left = [n for n, hits in enumerate(found) if hits is None]
-        for n, hits in zip(left, self._search_all(questions[left], bounds[left], k), strict=True):
-            found[n] = hits
-        return [hits for hits in found if hits is not None]
+        rest = iter(self._search_some(questions[left], bounds[left], k, usable))
+        return [next(rest) if hits is None else hits for hits in found]
+
+    def _by_lists(
+        self, lists: Lists, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable
+    ) -> list[Hits | None]:
+        """Finds most of what is wanted; None where it may be more than was looked for."""
+        depth = max(k, LEAST_DEPTH) * LISTS_DEPTH
+        found: list[Hits | None] = []
+        for question, bound, near in zip(questions, bounds.tolist(), lists.search(questions, depth, usable), strict=True):
+            hits = Hits(near.slots, self.vectors(near.slots) @ question, near.beyond)
+            many = np.count_nonzero(hits.scores >= bound) > depth // 2
+            found.append(None if many else merge([hits], bound, k))
+        return found
 
     def _coded(self) -> bool:
         """Tells whether all blocks have codes; if one has not, it gets them, so that no search waits for all of them."""
         complete = len(self._codes) == len(self._blocks)
-        if not complete and not self._half and len(self) >= self._codes_from:
+        wanted = self._options.search == "auto" and not self._half
+        if not complete and wanted and len(self) >= self._options.codes_from:
             self._codes.append(ByteCodes(self._blocks[len(self._codes)]))
         return complete and bool(self._codes)
 
-    def _search_all(
-        self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: NDArray[np.bool_] | None = None
-    ) -> list[Hits]:
+    def _search_all(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable = None) -> list[Hits]:
         parts: list[list[Hits]] = [[] for _ in questions]
         for n, block in enumerate(self._blocks if len(questions) else []):
             some = None if usable is None else usable[n * BLOCK : (n + 1) * BLOCK]
@@ -129,9 +174,9 @@ class Blocks:
                 of_question.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
         return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
 
-    def _search_some(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: NDArray[np.bool_]) -> list[Hits]:
+    def _search_some(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits]:
         """Searches the usable rows only: FAISS skips the others, or they are copied out where that saves more."""
-        if len(questions) < BLAS_FROM:
+        if usable is None or len(questions) < BLAS_FROM:
             return self._search_all(questions, bounds, k, usable)
         positions = np.flatnonzero(usable)
         parts: list[list[Hits]] = [[] for _ in questions]

@@ -1,7 +1,7 @@
 """What FAISS does for the catalog: exact search in blocks of rows, and the 8-bit codes that spare most of it.
 
-The only file that imports faiss. Everything here answers in positions within one block; `app.catalog.row_index` knows
-which products they are.
+With `app.catalog.faiss_lists` the only file that imports faiss. Everything here answers in positions within one block;
+`app.catalog.row_index` knows which products they are.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class FlatBlock:
         """
         params, count = None, len(self)
         if usable is not None:
-            selector = faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little"))  # type: ignore[arg-type,call-arg]
-            params, count = faiss.SearchParameters(sel=selector), int(usable.sum())  # type: ignore[call-arg]
+            params, count = faiss.SearchParameters(sel=selector_of(usable)), int(usable.sum())  # type: ignore[call-arg]
         k = min(k, count)
         if not count:
             return [_NOTHING] * len(questions)
@@ -183,7 +182,7 @@ class ByteCodes:
     def _turned(self, rows: Floats) -> tuple[Floats, Floats]:
         """Returns the columns that have codes, spread, and those that are left out."""
         ordered = np.asarray(rows[:, self._columns], np.float32)
-        return _spread(ordered[:, : self._dim]), ordered[:, self._dim :]
+        return spread(ordered[:, : self._dim]), ordered[:, self._dim :]
 
     def search(self, question: Floats, depth: int) -> Hits:
         """Finds the rows with the largest inner products by their codes.
@@ -216,13 +215,19 @@ def _nearest(index: Any, questions: Floats, k: int, count: int, params: Any) -> 
     return [Hits(places, values, end) for places, values, end in zip(slots, scores, ends, strict=True)]
 
 
+def selector_of(usable: NDArray[np.bool_]) -> Any:
+    """Returns FAISS's selector of the rows that may answer."""
+    # FAISS's type hints describe the C++ signatures and not the Python ones
+    return faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little"))  # type: ignore[arg-type,call-arg]
+
+
 def _joined(nearest: Hits, more: Hits, count: int) -> Hits:
     """Joins the nearest rows and those that may reach a bound, of `count` in all."""
     slots, first = np.unique(np.concatenate([more.slots, nearest.slots]), return_index=True)
     return Hits(slots, np.concatenate([more.scores, nearest.scores])[first], more.beyond if len(slots) < count else -np.inf)
 
 
-def _spread(rows: Floats) -> Floats:
+def spread(rows: Floats) -> Floats:
     """Turns rows so that what is in one column is in 16: no value is much larger than the others, and a step fits all.
 
     Inner products stay as they are (it is a part of the Hadamard transform). Were some columns left as large as the

@@ -22,8 +22,8 @@ from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
-from app.catalog.row_index import IndexOptions, RowIndex
-from app.catalog.rows import RowSet
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import IndexOptions, RowSet
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
 from app.core.fusion import Fusion
@@ -107,6 +107,7 @@ class LocalCatalog:
         rows, source = snapshot.load(*stored, index.dim, index.precision)
         for part in read_vectors(session, row.pk, self._fusion.dim) if rows is None else rows:
             index.add(part)
+        index.prepare()
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
         saved = row.generation if rows is not None or row.generation == 0 else -1
@@ -179,6 +180,7 @@ class LocalCatalog:
                 shelf.index.remove(removed)
                 if added is not None:
                     shelf.index.add(added)
+                shelf.index.prepare()
             except BaseException:
                 log.exception("the index failed after a commit: rebuilding it from the database")
                 shelf.index = self._open_shelf(session, row).index
@@ -249,9 +251,9 @@ class LocalCatalog:
             ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
             products = products_by_key(session, sorted({int(key) for answer in ranked for key in answer.keys}))
             rows = [shelf.index.rows(one.slots) for one in ranked]
-            gallery = shelf.products
+            gallery, exact = shelf.products, shelf.index.exact
         found = zip(queries, ranked, rows, strict=True)
-        return [answer_of(query, one, vectors, products, gallery) for query, one, vectors in found]
+        return [answer_of(query, one, vectors, products, gallery, exact=exact) for query, one, vectors in found]
 
     def _scopes(self, session: Session, shelf: _Shelf, queries: Sequence[Query]) -> list[Scope]:
         """Reads the filters of queries; equal filters are read once and share one array."""

@@ -7,37 +7,20 @@ filtered out.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.blocks import CODES_FROM, Blocks
-from app.catalog.rows import Found, Hits, Precision, RowSet, Search, merge
+from app.catalog.blocks import Blocks
+from app.catalog.rows import Found, Hits, IndexOptions, RowSet, merge
 from app.core.product import Floats
 
 AT_ONCE = 256  # questions at a time: a low bound may answer each with every row
 
 
-@dataclass(frozen=True, slots=True)
-class IndexOptions:
-    """How a catalog's rows are stored and searched.
-
-    Attributes:
-        precision: of the rows as they are stored.
-        search: `flat` reads all rows, `auto` reads their 8-bit codes first where that is faster; both are exact.
-        codes_from: rows of one kind from which it is.
-    """
-
-    precision: Precision = "float32"
-    search: Search = "auto"
-    codes_from: int = CODES_FROM
-
-
 class RowIndex:
-    """Exact search. Not thread-safe: the catalog holds a lock.
+    """Exact search, unless the options say otherwise. Not thread-safe: the catalog holds a lock.
 
     A slot names a row until the next change: it is `4 * position + flags`.
     """
@@ -46,12 +29,21 @@ class RowIndex:
         """Makes an empty index of rows with `dim` columns."""
         options = options or IndexOptions()
         self.dim, self.precision = dim, options.precision
-        codes_from = sys.maxsize if options.search == "flat" else options.codes_from
-        self._kinds = {flags: Blocks(dim, options.precision, codes_from) for flags in range(4)}
+        self._kinds = {flags: Blocks(dim, options) for flags in range(4)}
 
     def __len__(self) -> int:
         """Rows."""
         return sum(map(len, self._kinds.values()))
+
+    @property
+    def exact(self) -> bool:
+        """False if a search may miss rows that it should find."""
+        return all(kind.exact for kind in self._kinds.values())
+
+    def prepare(self) -> None:
+        """Makes what an approximate search needs, if that is wanted; to be called after changes. May take a while."""
+        for kind in self._kinds.values():
+            kind.prepare()
 
     def kinds(self) -> set[int]:
         """The flags that occur among the rows."""

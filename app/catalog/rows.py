@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from app.core.product import Floats
 
 Precision = Literal["float32", "float16"]  # of stored rows; halves move scores by less than 0.0005
-Search = Literal["auto", "flat"]
+Search = Literal["auto", "flat", "approximate"]
+CODES_FROM = 10_000  # rows of one kind, from which a search by codes is faster; see docs/performance.md
+LISTS_FROM = 50_000  # rows of one kind, from which lists save so much time that one may give exactness for it
 SLACK = 2e-5  # float32 rounding of question vectors scaled by up to 1/sqrt(w); the exact scores decide afterwards
 
 
@@ -29,12 +31,31 @@ class RowSet:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How a catalog's rows are stored and searched.
+
+    Attributes:
+        precision: of the rows as they are stored.
+        search: `flat` reads all rows, `auto` reads their 8-bit codes first where that is faster; both are exact.
+            `approximate` reads the rows in the nearest lists.
+        codes_from: rows of one kind from which codes are faster.
+        lists_from: rows of one kind from which an approximate search is made of lists; fewer are searched exactly.
+    """
+
+    precision: Precision = "float32"
+    search: Search = "auto"
+    codes_from: int = CODES_FROM
+    lists_from: int = LISTS_FROM
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a question found.
 
     Attributes:
         slots: `(n,)` int64, sorted.
         beyond: no other row that may answer scores more with the question, rounding included; -inf if there is none.
+            After an approximate search an estimate.
     """
 
     slots: NDArray[np.int64]

@@ -25,8 +25,8 @@ import numpy as np
 import typer
 
 from app.catalog import blocks
-from app.catalog.row_index import IndexOptions, RowIndex
-from app.catalog.rows import Found, RowSet
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import Found, IndexOptions, RowSet
 from app.core.fusion import HAS_BOTH
 from app.core.product import Floats
 from tests.benchmarks.machine import describe_machine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog.rows import Found
+from app.catalog.rows import Found, IndexOptions
 from tests.benchmarks import search
 
 
@@ -24,7 +24,7 @@ def test_a_small_catalog_is_measured(
 
 
 def test_other_answers_stop_the_benchmark() -> None:
-    index, _ = search.filled(search.Shop(40), search.IndexOptions())
+    index, _ = search.filled(search.Shop(40), IndexOptions())
     questions = search.Shop(40).questions(index, 2)
     right = search.ask(index, questions)
     search.same_answers(right, right, index, questions)

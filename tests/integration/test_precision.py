@@ -10,7 +10,7 @@ import numpy as np
 
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.catalog.row_index import IndexOptions
+from app.catalog.rows import IndexOptions
 from app.core.fusion import Fusion
 from app.core.product import Embedding, Floats, ProductDraft, Query
 from tests.fakes import FINGERPRINT

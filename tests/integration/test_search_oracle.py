@@ -11,10 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.catalog.blocks import CODES_FROM
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.catalog.row_index import IndexOptions
+from app.catalog.rows import CODES_FROM, IndexOptions
 from app.core.product import Embedding, Floats, ProductDraft, Query, Scalar
 from tests.fakes import FINGERPRINT, FUSION
 from tests.integration.oracle import Oracle

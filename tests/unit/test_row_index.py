@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from app.catalog import blocks
 from app.catalog.faiss_index import ByteCodes, FlatBlock
-from app.catalog.row_index import IndexOptions, RowIndex
-from app.catalog.rows import SLACK, Found, RowSet
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import SLACK, Found, IndexOptions, RowSet
 from app.core.product import Floats
 
 DIM = 4
 WIDE = 104  # codes leave 8 of these columns out
 ROUNDING = 1e-6  # of float32 inner products of unit vectors
 OPTIONS = [IndexOptions(), IndexOptions(codes_from=0), IndexOptions(codes_from=20), IndexOptions("float16")]
+LISTS = IndexOptions(search="approximate", lists_from=1)  # so few rows are all read and looked up, and nothing is missed
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,6 +30,8 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK", 16)
         patch.setattr(blocks, "LEAST_DEPTH", 1)
+        patch.setattr(blocks, "LISTS_DEPTH", 1000)
+        patch.setattr(blocks, "FEW_ROWS", 5)
         yield
 
 
@@ -43,12 +46,14 @@ class Case:
 
     def add(self, keys: list[int], flags: NDArray[np.uint8], vectors: Floats) -> None:
         self.index.add(RowSet(np.array(keys, np.int64), flags, vectors))
+        self.index.prepare()
         self.keys += keys
         self.flags += flags.tolist()
         self.vectors += list(vectors.astype(self.index.precision).astype(np.float32))  # what an exact search is exact about
 
     def remove(self, keys: set[int]) -> None:
         self.index.remove(sorted(keys))
+        self.index.prepare()
         kept = [n for n, key in enumerate(self.keys) if key not in keys]
         self.keys, self.flags = [self.keys[n] for n in kept], [self.flags[n] for n in kept]
         self.vectors = [self.vectors[n] for n in kept]
@@ -101,7 +106,7 @@ def cases(draw: st.DrawFn, options: IndexOptions, dim: int) -> Case:
 
 
 @settings(deadline=None, max_examples=200)
-@given(data=st.data(), options=st.sampled_from(OPTIONS), dim=st.sampled_from([DIM, WIDE]))
+@given(data=st.data(), options=st.sampled_from([*OPTIONS, LISTS]), dim=st.sampled_from([DIM, WIDE]))
 def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, options: IndexOptions, dim: int) -> None:
     case = data.draw(cases(options, dim))
     random = np.random.default_rng(data.draw(st.integers(0, 10_000)))
