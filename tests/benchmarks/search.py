@@ -10,12 +10,14 @@ rounds, and ratios within a round as median (lowest to highest); on a machine th
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -25,8 +27,9 @@ import numpy as np
 import typer
 
 from app.catalog import blocks
+from app.catalog.blocks import Blocks
 from app.catalog.row_index import RowIndex
-from app.catalog.rows import Found, IndexOptions, RowSet
+from app.catalog.rows import LISTS_FROM, Found, IndexOptions, RowSet
 from app.core.fusion import HAS_BOTH
 from app.core.product import Floats
 from tests.benchmarks.machine import describe_machine
@@ -37,7 +40,7 @@ DIM = IMAGE_DIM + TITLE_DIM
 KINDS, EACH = 300, 4
 AT_ONCE = 8192
 THRESHOLD, NEAREST = 0.5, 102
-TOGETHER = 32
+TOGETHER, BEST = 32, 51
 SMALL = 200_000  # rows that can be held three times, for comparisons
 
 
@@ -83,18 +86,31 @@ def fused(image: Floats, title: Floats) -> Floats:
 
 def filled(shop: Shop, options: IndexOptions) -> tuple[RowIndex, float]:
     """Returns an index of the shop's rows with all the codes it will have, and its bytes of memory per row."""
+    ask(_warm_index(), np.ones((1, DIM), np.float32))  # what libraries take once
     before = resident_bytes()
     index, start = RowIndex(DIM, options), 0
     for part in shop.parts():
         index.add(RowSet(np.arange(start, start + len(part)), np.full(len(part), HAS_BOTH, np.uint8), part))
         start += len(part)
-    for _ in range(shop.rows // blocks.BLOCK + 1):  # each search makes the codes of one block
+    index.prepare()
+    for _ in range(shop.rows // blocks.BLOCK + 2 if options.search == "auto" else 0):  # each makes the codes of one block
         ask(index, part[:1])
+    del part
     return index, (resident_bytes() - before) / shop.rows
 
 
+def _warm_index() -> RowIndex:
+    index = RowIndex(DIM)
+    index.add(RowSet(np.arange(64), np.full(64, HAS_BOTH, np.uint8), np.ones((64, DIM), np.float32)))
+    return index
+
+
 def resident_bytes() -> int:
-    """Returns how much memory this process has now."""
+    """Returns how much memory this process has now, less what it has given back but is kept for it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096
 
 
@@ -106,11 +122,16 @@ def ask(index: RowIndex, questions: Floats, allowed: Any = None) -> list[Found]:
 @contextmanager
 def without_codes() -> Iterator[None]:
     """Makes every search read all rows."""
-    kept, blocks.BLAS_FROM = blocks.BLAS_FROM, 0
+    kept, by_lists = blocks.BLAS_FROM, Blocks._by_lists
+
+    def nothing(_: Blocks, __: object, questions: Floats, *___: object) -> list[None]:
+        return [None] * len(questions)
+
     try:
+        blocks.BLAS_FROM, Blocks._by_lists = 0, nothing  # type: ignore[method-assign,assignment]
         yield
     finally:
-        blocks.BLAS_FROM = kept
+        blocks.BLAS_FROM, Blocks._by_lists = kept, by_lists  # type: ignore[method-assign]
 
 
 def take_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -139,6 +160,48 @@ def same_answers(one: Sequence[Found], other: Sequence[Found], index: RowIndex, 
             least = min((index.rows(left.slots).vectors @ question).min(), THRESHOLD)
             if (abs(scores - least) > 1e-4).any():
                 raise SystemExit("a search by codes and one of all rows gave different answers")
+
+
+def measure_lists(rows: int, rounds: int) -> dict[str, Any]:
+    """Measures an approximate search in a catalog of that size: times, recall, and what it costs to begin with."""
+    index, size = filled(shop := Shop(rows), IndexOptions(search="approximate", lists_from=sys.maxsize))
+    for kind in index._kinds.values():
+        kind._options = replace(kind._options, lists_from=1)
+    before, begun = resident_bytes(), time.perf_counter()
+    index.prepare()
+    seconds, more = time.perf_counter() - begun, (resident_bytes() - before) / rows
+    questions = shop.questions(index, 4 * TOGETHER)
+    with without_codes():
+        exact = ask(index, questions)
+    found = ask(index, questions)
+    hit = wanted = near = 0
+    for question, all_rows, some in zip(questions, exact, found, strict=True):
+        scores = index.rows(all_rows.slots).vectors @ question
+        got = np.isin(all_rows.slots, some.slots)
+        hit, wanted = hit + int(got[scores >= THRESHOLD].sum()), wanted + int((scores >= THRESHOLD).sum())
+        near += int(got[np.argsort(-scores)[:BEST]].sum())
+
+    def flat(asked: Floats) -> list[Found]:
+        with without_codes():
+            return ask(index, asked)
+
+    few = questions[:TOGETHER]
+    works: dict[str, Callable[[], object]] = {
+        "all rows, one question": lambda: flat(questions[:1]),
+        "lists, 32 in turn": lambda: one_by_one(lambda asked: ask(index, asked), few),
+        "all rows, together": lambda: flat(few),
+        "lists, together": lambda: ask(index, few),
+    }
+    times = take_turns(works, rounds)
+    of_best = near / (len(questions) * min(BEST, rows))
+    return {
+        "recall": hit / wanted,
+        "recall_of_best": of_best,
+        "matches": wanted / len(questions),
+        "seconds_to_make": seconds,
+        "bytes_per_row": size + more,
+        "ms": times,
+    }
 
 
 def measure(rows: int, rounds: int) -> dict[str, Any]:
@@ -176,9 +239,7 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
     same_answers(
         [one for n in range(TOGETHER) for one in ask(index, questions[n : n + 1])], flat(questions), index, questions
     )
-    blas_threshold = faiss.cvar.distance_compute_blas_threshold
     times = take_turns(works, rounds)
-    faiss.cvar.distance_compute_blas_threshold = blas_threshold
     return {"rows": rows, "bytes_per_row": size, "raw_bytes_per_row": 4 * DIM, "ms": times}
 
 
@@ -215,8 +276,26 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "half allowed, 32 / 32 together": lambda one: ratio(one, "half allowed, 32 together", "all rows, 32 together"),
         "memory per row / its vector": lambda one: f"{one['bytes_per_row'] / one['raw_bytes_per_row']:.3f}",
     }
+    in_lists: dict[str, Callable[[dict[str, Any]], str]] = {
+        "approximate: recall of the matches": lambda one: f"{one['lists']['recall']:.4f}",
+        "approximate: recall of the best 51": lambda one: f"{one['lists']['recall_of_best']:.3f}",
+        "one question approximately, ms": lambda one: f"{median(one['lists']['ms']['lists, 32 in turn']) / TOGETHER:.2f}",
+        "all rows / approximately": lambda one: spread(
+            [
+                TOGETHER * whole / some
+                for whole, some in zip(
+                    one["lists"]["ms"]["all rows, one question"], one["lists"]["ms"]["lists, 32 in turn"], strict=True
+                )
+            ]
+        ),
+        "32 together, all rows / approximately": lambda one: ratio(one["lists"], "all rows, together", "lists, together"),
+        "making the lists, s": lambda one: f"{one['lists']['seconds_to_make']:.0f}",
+        "approximate: memory per row / its vector": lambda one: f"{one['lists']['bytes_per_row'] / (4 * DIM):.3f}",
+    }
     head = ["rows", *(f"{one['rows']:,}" for one in results)]
-    return table_text(head, [[name, *(line(one) for one in results)] for name, line in lines.items()])
+    cells = [[name, *(line(one) for one in results)] for name, line in lines.items()]
+    cells += [[name, *(line(one) if "lists" in one else "" for one in results)] for name, line in in_lists.items()]
+    return table_text(head, cells)
 
 
 def main(
@@ -225,7 +304,11 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all figures.")] = None,
 ) -> None:
     """Measures, prints a table, and writes the figures."""
-    results = [measure(size, rounds) for size in rows or [10_000, 100_000]]
+    results = []
+    for size in rows or [10_000, 100_000]:
+        results.append(measure(size, rounds))
+        if size >= LISTS_FROM:
+            results[-1]["lists"] = measure_lists(size, rounds)
     sys.stdout.write(table(results) + "\n")
     if json_file is not None:
         json_file.write_text(json.dumps({"machine": describe_machine(), "results": results}, indent=1) + "\n", "utf-8")
