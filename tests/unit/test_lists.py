@@ -23,6 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_lists, "PROBES", 16)
     monkeypatch.setattr(faiss_lists, "PARTIAL_PROBES", 32)
     monkeypatch.setattr(blocks, "FEW_ROWS", 100)
+    monkeypatch.setattr(blocks, "MISJUDGED", np.float32(0.25))  # the fewer dimensions, the worse are estimates
 
 
 def unit(rows: Floats) -> Floats:
