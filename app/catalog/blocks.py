@@ -14,8 +14,9 @@ from app.core.product import Floats
 
 BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
 BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
-DEPTHS = (4, 32)  # rows that are looked up by their codes for each one wanted; then all rows are searched
-LEAST_DEPTH, DOUBLINGS = 64, 3
+DEPTHS = (4, 16)  # rows that are looked up by their codes for each one wanted; then all rows are searched
+LEAST_DEPTH, DOUBLINGS = 64, 2
+MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slower than one after the other
 LISTS_DEPTH = 5  # rows that are looked up for each one wanted
 MISJUDGED = np.float32(0.08)  # four to five times the usual error of an estimated score
 FEW_ROWS = 32_768  # so many that a filter lets through are all read
@@ -192,7 +193,7 @@ class Blocks:
         """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
         for each in DEPTHS:
             depth = max(k, LEAST_DEPTH) * each
-            if depth > len(self):
+            if depth * MOST_LOOKED_UP > len(self):
                 break
             parts = []
             for n, codes in enumerate(self._codes):

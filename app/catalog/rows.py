@@ -13,7 +13,7 @@ from app.core.product import Floats
 
 Precision = Literal["float32", "float16"]  # of stored rows; halves move scores by less than 0.0005
 Search = Literal["auto", "flat", "approximate"]
-CODES_FROM = 10_000  # rows of one kind, from which a search by codes is faster; see docs/performance.md
+CODES_FROM = 30_000  # rows of one kind, from which a search by codes is faster; see docs/performance.md
 LISTS_FROM = 50_000  # rows of one kind, from which lists save so much time that one may give exactness for it
 SLACK = 2e-5  # float32 rounding of question vectors scaled by up to 1/sqrt(w); the exact scores decide afterwards
 

@@ -1,6 +1,6 @@
 """Search alone: what one question and 32 cost, against reading the same memory and against FAISS as it comes.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.search [--rows 10000 --rows 100000] [--rounds 7] [--json docs/search.json]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.search [--rows 30000 --rows 100000] [--rounds 7] [--json docs/search.json]
 
 The rows are made up like a shop: products of 300 kinds, four listings each, of which most score above the threshold with
 each other. Questions are further listings of some of the products, asked as the service asks: the nearest 102 and everything
@@ -305,7 +305,7 @@ def main(
 ) -> None:
     """Measures, prints a table, and writes the figures."""
     results = []
-    for size in rows or [10_000, 100_000]:
+    for size in rows or [30_000, 100_000]:
         results.append(measure(size, rounds))
         if size >= LISTS_FROM:
             results[-1]["lists"] = measure_lists(size, rounds)

@@ -30,6 +30,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK", 16)
         patch.setattr(blocks, "LEAST_DEPTH", 1)
+        patch.setattr(blocks, "MOST_LOOKED_UP", 1)
         patch.setattr(blocks, "LISTS_DEPTH", 1000)
         patch.setattr(blocks, "MISJUDGED", np.float32(10))
         patch.setattr(blocks, "FEW_ROWS", 5)
