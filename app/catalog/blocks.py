@@ -14,7 +14,7 @@ from app.core.product import Floats
 
 BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
 BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
-DEPTHS = (4, 16)  # rows that are looked up by their codes for each one wanted; then all rows are searched
+DEPTHS = {4: 256, 16: 64}  # rows that codes name: so many for each one wanted, or one in so many; then all are searched
 LEAST_DEPTH, DOUBLINGS = 64, 2
 MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slower than one after the other
 LISTS_DEPTH = 5  # rows that are looked up for each one wanted
@@ -112,6 +112,14 @@ class Blocks:
             found[places == n] = self._blocks[n].matrix()[positions[places == n] % BLOCK]
         return found
 
+    def scores(self, question: Floats, positions: Positions) -> Floats:
+        """Returns the `(n,)` inner products of a question with some rows."""
+        found = np.empty(len(positions), np.float32)
+        places = positions // BLOCK
+        for n in np.unique(places).tolist():
+            found[places == n] = self._blocks[n].scores(question, positions[places == n] % BLOCK)
+        return found
+
     def parts(self) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Yields keys and rows, block by block, as they are stored."""
         for n, block in enumerate(self._blocks):
@@ -191,8 +199,8 @@ class Blocks:
 
     def _by_codes(self, question: Floats, bound: float, k: int) -> Hits | None:
         """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
-        for each in DEPTHS:
-            depth = max(k, LEAST_DEPTH) * each
+        for each, share in DEPTHS.items():
+            depth = max(max(k, LEAST_DEPTH) * each, len(self) // share)
             if depth * MOST_LOOKED_UP > len(self):
                 break
             parts = []
@@ -212,10 +220,10 @@ class Blocks:
         """Scores the rows that may be wanted, given the most that each can score."""
         order = np.argsort(-most.scores)
         slots, limits = most.slots[order], most.scores[order]
-        scores = self.vectors(slots[:k]) @ question
+        scores = self.scores(question, slots[:k])
         floor = min([bound, *scores.tolist()]) - SLACK
         wanted = max(k, int(np.searchsorted(-limits, -floor, side="right")))
-        scores = np.concatenate([scores, self.vectors(slots[k:wanted]) @ question])
+        scores = np.concatenate([scores, self.scores(question, slots[k:wanted])])
         beyond = max([most.beyond, *limits[wanted : wanted + 1].tolist()])
         return merge([Hits(slots[:wanted], scores, beyond)], bound, k)
 

@@ -61,6 +61,16 @@ class FlatBlock:
         """Returns the `(n, dim)` rows as they are stored, float32 or float16; a view, valid until the next change."""
         return _view(self._index, self._dtype, self._dim)
 
+    def scores(self, question: Floats, positions: Positions) -> Floats:
+        """Returns the `(n,)` inner products of `(dim,)` with some rows."""
+        if self._dtype != np.float32:
+            return np.asarray(self.matrix()[positions], np.float32) @ question
+        scores = np.empty(len(positions), np.float32)
+        asked, places = np.ascontiguousarray(question), np.ascontiguousarray(positions)
+        pointers = [faiss.swig_ptr(array) for array in (asked, scores, places)]
+        self._index.compute_distance_subset(1, pointers[0], len(positions), *pointers[1:])  # copies no rows
+        return scores
+
     def pop(self) -> None:
         """Forgets the last row."""
         _pop(self._index)

@@ -157,13 +157,13 @@ def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPa
     for _ in range(600 // 16 + 1):
         case.index.candidates(question, [0.9])
     read: list[int] = []
-    one = blocks.Blocks.vectors
+    one = blocks.Blocks.scores
 
-    def counted(self: blocks.Blocks, places: NDArray[np.int64]) -> Floats:
+    def counted(self: blocks.Blocks, question: Floats, places: NDArray[np.int64]) -> Floats:
         read.append(len(places))
-        return one(self, places)
+        return one(self, question, places)
 
-    monkeypatch.setattr(blocks.Blocks, "vectors", counted)
+    monkeypatch.setattr(blocks.Blocks, "scores", counted)
     monkeypatch.setattr(FlatBlock, "search", lambda *_: pytest.fail("all rows were searched"))
     for bound, k in ((0.9, 0), (0.9, 3), (1.1, 5), (0.5, 1)):
         (found,) = case.index.candidates(question, [bound], nearest=k)
