@@ -17,6 +17,7 @@ BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster 
 DEPTHS = {4: 256, 16: 64}  # rows that codes name: so many for each one wanted, or one in so many; then all are searched
 LEAST_DEPTH, DOUBLINGS = 64, 2
 MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slower than one after the other
+COPIED = 2048  # rows at a time, so that the copies stay in the cache
 LISTS_DEPTH = 5  # rows that are looked up for each one wanted
 MISJUDGED = np.float32(0.08)  # four to five times the usual error of an estimated score
 FEW_ROWS = 32_768  # so many that a filter lets through are all read
@@ -106,8 +107,10 @@ class Blocks:
 
     def vectors(self, positions: Positions) -> Floats:
         """Returns `(n, dim)` float32 copies of rows."""
-        found = np.empty((len(positions), self._dim), np.float32)
         places = positions // BLOCK
+        if len(positions) and (places == places[0]).all():
+            return np.asarray(self._blocks[places[0]].matrix()[positions % BLOCK], np.float32)
+        found = np.empty((len(positions), self._dim), np.float32)
         for n in np.unique(places).tolist():
             found[places == n] = self._blocks[n].matrix()[positions[places == n] % BLOCK]
         return found
@@ -189,8 +192,8 @@ class Blocks:
             return self._search_all(questions, bounds, k, usable)
         positions = np.flatnonzero(usable)
         parts: list[list[Hits]] = [[] for _ in questions]
-        for start in range(0, len(positions), BLOCK):
-            places = positions[start : start + BLOCK]
+        for start in range(0, len(positions), COPIED):
+            places = positions[start : start + COPIED]
             copied = FlatBlock(self._dim)
             copied.add(self.vectors(places))
             for of_question, hits in zip(parts, copied.search(questions, bounds, k), strict=True):

@@ -5,7 +5,8 @@
 The rows are made up like a shop: products of 300 kinds, four listings each, of which most score above the threshold with
 each other. Questions are further listings of some of the products, asked as the service asks: the nearest 102 and everything
 at .5 or above. Whatever is compared takes turns, and gives the same answers or the benchmark stops. Prints medians of the
-rounds, and ratios within a round as median (lowest to highest); on a machine that others use, only the ratios say something.
+rounds, and ratios within a round as median (lowest to highest). Times are the processor's, so use one thread; on a machine
+that others use, they take a share of the memory's speed, too, and only the ratios say something.
 """
 
 from __future__ import annotations
@@ -135,14 +136,14 @@ def without_codes() -> Iterator[None]:
 
 
 def take_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Returns the milliseconds of each in each round, after one that does not count."""
+    """Returns the milliseconds of processor time of each in each round, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             work()
             if turn:
-                times[name].append((time.perf_counter() - begun) * 1000)
+                times[name].append((time.process_time() - begun) * 1000)
     return times
 
 
