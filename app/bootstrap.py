@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.catalog.data_folder import DataFolder
 from app.catalog.keys import LocalKeys, open_keys
 from app.catalog.local import LocalCatalog
+from app.catalog.rows import IndexOptions
 from app.encoders import runtime
 from app.encoders.engine_cache import EngineCache, places
 from app.encoders.multimodal import MultimodalEncoder
@@ -48,8 +49,9 @@ def build_matcher(settings: Settings) -> Matcher:
     bundle = load_bundle(settings.bundle)
     data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
     try:
+        options = IndexOptions(settings.index_precision, settings.index_search)
         fusion = bundle.manifest.encoder_fusion()
-        catalog = LocalCatalog(data, fusion, bundle.fingerprint, cache_bytes=settings.record_cache_bytes)
+        catalog = LocalCatalog(data, fusion, bundle.fingerprint, options, cache_bytes=settings.record_cache_bytes)
         return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
     except BaseException:
         data.close()

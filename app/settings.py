@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         max_unpacked_bytes: of all photos of a batch, each as often as it is named.
         max_batch_size: items that the towers and the index take at once.
         batch_wait_ms: how long an incomplete batch waits for company while the worker is idle.
+        index_precision: of the vectors in the search index; `float16` takes half the memory and moves scores by less than
+            0.001.
+        index_search: `flat` reads all vectors, `auto` reads their 8-bit codes first where that is faster; both are exact.
+            `approximate` may miss products.
         max_queue: items that may wait for the towers, and for the index; more is answered with 429.
         decode_threads: photos decoded at the same time.
         record_cache_bytes: of products that were read lately and are kept in memory; 0 keeps none.
@@ -89,6 +93,8 @@ class Settings(BaseSettings):
     max_unpacked_bytes: Positive = 8 * 1024 * MIB
     max_batch_size: Positive = 32
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    index_precision: Literal["float32", "float16"] = "float32"
+    index_search: Literal["auto", "flat", "approximate"] = "auto"
     max_queue: Positive = 512
     decode_threads: Positive = 4
     record_cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB

@@ -37,8 +37,8 @@ def test_imports_go_one_way() -> None:
     assert outcome.returncode == 0, outcome.stdout
 
 
-def test_one_file_imports_faiss() -> None:
-    assert importers("faiss") == {"app/catalog/faiss_index.py"}
+def test_two_files_import_faiss() -> None:
+    assert importers("faiss") == {"app/catalog/faiss_index.py", "app/catalog/faiss_lists.py"}
 
 
 def test_one_file_imports_openvino() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from app.catalog.faiss_index import RowSet
 from app.catalog.ranking import Ranked
+from app.catalog.rows import RowSet
 from app.core.answer import Answer, Candidate, Match
 from app.core.product import Product, Query, agrees
 
 
-def answer_of(query: Query, ranked: Ranked, rows: RowSet, products: Mapping[int, Product], gallery: int) -> Answer:
+def answer_of(
+    query: Query, ranked: Ranked, rows: RowSet, products: Mapping[int, Product], gallery: int, *, exact: bool
+) -> Answer:
     """Joins ranks and records; a product that contradicts the filter is dropped whatever the index said.
 
     Args:
@@ -20,6 +22,7 @@ def answer_of(query: Query, ranked: Ranked, rows: RowSet, products: Mapping[int,
         rows: the index rows of what is ranked, in that order.
         products: by key.
         gallery: products in the catalog.
+        exact: False if the index may have missed some.
     """
     matches: list[Match] = []
     candidates: list[Candidate] = []
@@ -35,7 +38,7 @@ def answer_of(query: Query, ranked: Ranked, rows: RowSet, products: Mapping[int,
         if query.context:
             candidates.append(Candidate(match, rows.vectors[n], int(rows.flags[n])))
     return Answer(
-        tuple(matches), query.threshold, ranked.total - dropped, gallery, partial=query.partial, bound=query.threshold,
+        tuple(matches), query.threshold, ranked.total - dropped, gallery, exact, query.partial, bound=query.threshold,
         candidates=tuple(candidates), unseen=ranked.unseen,
     )  # fmt: skip
 

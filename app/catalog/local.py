@@ -18,12 +18,13 @@ from app.catalog import snapshot
 from app.catalog.answers import answer_of
 from app.catalog.base import CatalogInfo, Page, Stored
 from app.catalog.data_folder import DataFolder
-from app.catalog.faiss_index import FlatIndex, RowSet
 from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
 from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
 from app.catalog.record_cache import DEFAULT_BYTES, RecordCache
 from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import IndexOptions, RowSet
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
 from app.core.fusion import Fusion
@@ -46,7 +47,7 @@ class _Shelf:
 
     pk: int
     name: str
-    index: FlatIndex
+    index: RowIndex
     generation: int
     products: int
     saved_generation: int = -1
@@ -56,13 +57,17 @@ class _Shelf:
 class LocalCatalog:
     """See `app.catalog.base.Catalog`."""
 
-    def __init__(self, data: DataFolder, fusion: Fusion, fingerprint: str, cache_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(
+        self, data: DataFolder, fusion: Fusion, fingerprint: str, options: IndexOptions | None = None,
+        cache_bytes: int = DEFAULT_BYTES,
+    ) -> None:  # fmt: skip
         """Opens every catalog of a data folder for one bundle.
 
         Args:
             data: the open folder; closed by `close`.
             fusion: of the bundle.
             fingerprint: of the bundle.
+            options: of the search indexes.
             cache_bytes: of products that were read lately, over all catalogs.
 
         Raises:
@@ -70,6 +75,7 @@ class LocalCatalog:
             CatalogError: the vectors in the database do not have the bundle's dimension.
         """
         self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
+        self._options = options or IndexOptions()
         self._cache = RecordCache(cache_bytes)
         self._write_lock = threading.Lock()
         self.feedback = LocalFeedback(data.records, self._write_lock)
@@ -102,17 +108,19 @@ class LocalCatalog:
             )
 
     def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
-        index = FlatIndex(self._fusion.dim)
-        rows, source = snapshot.load(self._data.snapshot(row.pk), row.generation, self._fingerprint, self._fusion.dim)
-        if rows is not None:
-            index.add(rows)
-        else:
-            for chunk in read_vectors(session, row.pk, self._fusion.dim):
-                index.add(chunk)
+        index = self._new_index()
+        stored = self._data.snapshot(row.pk), row.generation, self._fingerprint
+        rows, source = snapshot.load(*stored, index.dim, index.precision)
+        for part in read_vectors(session, row.pk, self._fusion.dim) if rows is None else rows:
+            index.add(part)
+        index.prepare()
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
         saved = row.generation if rows is not None or row.generation == 0 else -1
         return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
+
+    def _new_index(self) -> RowIndex:
+        return RowIndex(self._fusion.dim, self._options)
 
     def _shelf(self, catalog: str) -> _Shelf:
         try:
@@ -162,7 +170,7 @@ class LocalCatalog:
         row = CatalogRow(name=catalog, generation=0)
         session.add(row)
         session.flush()
-        return _Shelf(row.pk, catalog, FlatIndex(self._fusion.dim), 0, 0)
+        return _Shelf(row.pk, catalog, self._new_index(), 0, 0)
 
     def _commit(self, session: Session, shelf: _Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
         """Commits and brings the index along; only then may anyone be told."""
@@ -179,6 +187,7 @@ class LocalCatalog:
                 shelf.index.remove(removed)
                 if added is not None:
                     shelf.index.add(added)
+                shelf.index.prepare()
             except BaseException:
                 log.exception("the index failed after a commit: rebuilding it from the database")
                 shelf.index = self._open_shelf(session, row).index
@@ -249,9 +258,9 @@ class LocalCatalog:
             ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
             products = self._products(session, {key for answer in ranked for key in answer.keys.tolist()})
             rows = [shelf.index.rows(one.slots) for one in ranked]
-            gallery = shelf.products
+            gallery, exact = shelf.products, shelf.index.exact
         found = zip(queries, ranked, rows, strict=True)
-        return [answer_of(query, one, vectors, products, gallery) for query, one, vectors in found]
+        return [answer_of(query, one, vectors, products, gallery, exact=exact) for query, one, vectors in found]
 
     def _products(self, session: Session, keys: set[int]) -> dict[int, Product]:
         """Returns products by key. The caller holds the lock of their shelf: nobody changes them meanwhile."""
@@ -282,6 +291,5 @@ class LocalCatalog:
         with self._write_lock:
             for shelf in self._shelves.values():
                 if shelf.saved_generation != shelf.generation:
-                    rows = shelf.index.export()
-                    snapshot.save(self._data.snapshot(shelf.pk), rows, shelf.generation, self._fingerprint)
+                    snapshot.save(self._data.snapshot(shelf.pk), shelf.index, shelf.generation, self._fingerprint)
             self._data.close()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.faiss_index import FlatIndex, Found
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import Found
 from app.core.fusion import MODALITY_OF, Fusion
 from app.core.product import Floats, Query
 
@@ -54,7 +55,7 @@ class Ranked:
     unseen: float
 
 
-def rank(index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope]) -> list[Ranked]:
+def rank(index: RowIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope]) -> list[Ranked]:
     """Answers queries: matches always exactly, candidates as far as the deepest search reaches; see `Ranked.unseen`."""
     answers: dict[int, Ranked] = {}
     waiting = list(range(len(queries)))
@@ -75,15 +76,14 @@ def _certain(query: Query, ranked: Ranked) -> bool:
 
 
 def _find(
-    index: FlatIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope], each: int
+    index: RowIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope], each: int
 ) -> list[list[Found]]:
     """Returns what each query's questions find. Those about the same rows share one pass over the index."""
     kinds = index.kinds()
-    asked = defaultdict[tuple[int, frozenset[int] | None], list[tuple[int, float, Floats]]](list)
+    asked = defaultdict[tuple[int, frozenset[int]], list[tuple[int, float, Floats]]](list)
     for n, query in enumerate(queries):
         for modality, rows in fusion.questions(query.embedding, kinds):
-            among = _among(query, modality, kinds, deeper=each > ROWS_EACH[0])
-            asked[id(scopes[n].allowed), among] += [(n, query.bound(modality), one) for one in rows]
+            asked[id(scopes[n].allowed), _about(query, modality)] += [(n, query.bound(modality), one) for one in rows]
     answers: list[list[Found]] = [[] for _ in queries]
     for (_, among), questions in asked.items():
         vectors, bounds = np.stack([one for _, _, one in questions]), [bound for _, bound, _ in questions]
@@ -94,16 +94,10 @@ def _find(
     return answers
 
 
-def _among(query: Query, modality: str, kinds: set[int], *, deeper: bool) -> frozenset[int] | None:
-    """Returns the flags of the rows that a question is about, where others would hide them from the nearest; else None.
-
-    A question about less than the query has is always hidden: of two listings with photo and title that are far from
-    the query, the photo alone may be close. Searching among some rows only is slower, so others try without first.
-    """
+def _about(query: Query, modality: str) -> frozenset[int]:
+    """Returns the flags of the rows that a question is about: those that share just that modality with the query."""
     asked, wanted = _FLAGS[query.embedding.modality], _FLAGS[modality]
-    about = frozenset(flags for flags in MODALITY_OF if flags & asked == wanted)
-    hidden = query.context > 0 and not kinds <= about and (deeper or asked != wanted)
-    return about if hidden else None
+    return frozenset(flags for flags in MODALITY_OF if flags & asked == wanted)
 
 
 def _bounds(query: Query, shared: NDArray[np.uint8]) -> Doubles:
@@ -119,7 +113,7 @@ def _rows_wanted(query: Query, each: int) -> int:
     return (query.context + 1) * each if query.context else 0
 
 
-def _rank_one(index: FlatIndex, fusion: Fusion, query: Query, found: Sequence[Found], scope: Scope) -> Ranked:
+def _rank_one(index: RowIndex, fusion: Fusion, query: Query, found: Sequence[Found], scope: Scope) -> Ranked:
     slots = np.unique(np.concatenate([np.zeros(0, np.int64), *(one.slots for one in found)]))
     fused, flags = fusion.fuse(query.embedding)
     kept: list[tuple[Keys, Keys, Doubles, NDArray[np.bool_]]] = []

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.catalog.faiss_index import RowSet
 from app.catalog.records import AttributeRow, PhotoRow, ProductRow, VectorRow, stored_photo, stored_product
+from app.catalog.rows import RowSet
 from app.catalog.writing import chunks
 from app.core.product import Photo, Product, Scalar, canonical
 from app.errors import CatalogError, ProductNotFound

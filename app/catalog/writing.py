@@ -11,8 +11,8 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_modified
 
-from app.catalog.faiss_index import RowSet
 from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.rows import RowSet
 from app.core.fusion import Fusion
 from app.core.product import Embedding, ProductDraft, canonical
 

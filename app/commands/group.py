@@ -200,6 +200,7 @@ def _from_catalog(name: str, bundle: Path | None, stack: ExitStack) -> tuple[Sub
     from app.bootstrap import build_pair_model
     from app.catalog.data_folder import DataFolder
     from app.catalog.local import LocalCatalog
+    from app.catalog.rows import IndexOptions
     from app.commands.group_output import Subjects
     from app.core.fusion import HAS_IMAGE
     from app.evaluation.features import LIMITS
@@ -212,7 +213,7 @@ def _from_catalog(name: str, bundle: Path | None, stack: ExitStack) -> tuple[Sub
     fusion = loaded.manifest.encoder_fusion()
     data = DataFolder(settings.data_dir)
     try:
-        store = LocalCatalog(data, fusion, loaded.fingerprint)
+        store = LocalCatalog(data, fusion, loaded.fingerprint, IndexOptions(settings.index_precision, settings.index_search))
     except BaseException:
         data.close()
         raise

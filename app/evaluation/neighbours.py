@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.faiss_index import SLACK, nearest
+from app.catalog.faiss_index import nearest
+from app.catalog.rows import SLACK
 from app.core import phash
 from app.core.product import Floats
 from app.core.ranking import Lists

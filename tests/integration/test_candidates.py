@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from app.catalog.data_folder import DataFolder
-from app.catalog.faiss_index import SLACK
 from app.catalog.local import LocalCatalog
+from app.catalog.rows import SLACK
 from app.core.answer import Answer
 from app.core.product import Embedding, ProductDraft, Query
 from tests.fakes import FINGERPRINT, FUSION
@@ -106,7 +106,7 @@ def test_candidates_are_the_best_products_by_exact_score(shop: Shop, kind: str, 
 @pytest.mark.parametrize("options", [{"where": {"third": (1,)}}, {"exclude": "p4"}, {"where": {"third": (9,)}}], ids=str)
 def test_filters_and_the_product_that_asks_leave_candidates_out(shop: Shop, options: dict[str, Any]) -> None:
     shop.fill(PRODUCTS, (1, 2), (True,))
-    shop.remove(*(f"p{n}" for n in range(10, 30)))  # free slots
+    shop.remove(*(f"p{n}" for n in range(10, 30)))
     for threshold in (0.1, 0.9):
         answer = shop.check(Query(shop.embedding(1, title=True), threshold, 5, context=12, **options))
         assert "p4" not in [one.match.product.id for one in answer.candidates] or "exclude" not in options

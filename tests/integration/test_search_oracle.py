@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
+from app.catalog.rows import CODES_FROM, IndexOptions
 from app.core.product import Embedding, Floats, ProductDraft, Query, Scalar
 from tests.fakes import FINGERPRINT, FUSION
 from tests.integration.oracle import Oracle
@@ -47,12 +48,13 @@ def embeddings(draw: st.DrawFn) -> Embedding:
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize()
-    def open(self) -> None:
+    @initialize(codes_from=st.sampled_from([0, CODES_FROM]))
+    def open(self, codes_from: int) -> None:
+        self.options = IndexOptions(codes_from=codes_from)
         self.root = Path(tempfile.mkdtemp(prefix="oracle."))
         self.folder = self.root / "0"
         self.copies = 0
-        self.catalog = LocalCatalog(DataFolder(self.folder), FUSION, FINGERPRINT)
+        self.catalog = LocalCatalog(DataFolder(self.folder), FUSION, FINGERPRINT, self.options)
         self.oracle = Oracle(FUSION, {"default": {}})
 
     @rule(catalog=st.sampled_from(CATALOGS), ids=st.lists(st.sampled_from(IDS), min_size=1, unique=True), data=st.data())
@@ -81,7 +83,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def stop_cleanly_and_open_again(self) -> None:
         self.catalog.close()
-        self.catalog = LocalCatalog(DataFolder(self.folder), FUSION, FINGERPRINT)
+        self.catalog = LocalCatalog(DataFolder(self.folder), FUSION, FINGERPRINT, self.options)
 
     @rule()
     def crash_and_open_what_is_on_disk(self) -> None:
@@ -90,7 +92,7 @@ class Machine(RuleBasedStateMachine):
         shutil.copytree(self.folder, copy)
         self.catalog.close()
         self.folder = copy
-        self.catalog = LocalCatalog(DataFolder(self.folder), FUSION, FINGERPRINT)
+        self.catalog = LocalCatalog(DataFolder(self.folder), FUSION, FINGERPRINT, self.options)
 
     @rule(data=st.data())
     def ask(self, data: st.DataObject) -> None:

@@ -1,0 +1,238 @@
+"""Rows of one kind in blocks, and the way to an answer: by codes, by all rows, or by those that a filter lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog.faiss_index import ByteCodes, FlatBlock, Positions
+from app.catalog.faiss_lists import SAMPLE, Lists
+from app.catalog.rows import SLACK, Hits, IndexOptions, merge
+from app.core.product import Floats
+
+BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
+BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
+DEPTHS = {4: 256, 16: 64}  # rows that codes name: so many for each one wanted, or one in so many; then all are searched
+LEAST_DEPTH, DOUBLINGS = 64, 2
+MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slower than one after the other
+COPIED = 2048  # rows at a time, so that the copies stay in the cache
+LISTS_DEPTH = 5  # rows that are looked up for each one wanted
+MISJUDGED = np.float32(0.08)  # four to five times the usual error of an estimated score
+FEW_ROWS = 32_768  # so many that a filter lets through are all read
+
+Usable = NDArray[np.bool_] | None  # which rows may answer; None for all
+
+
+class Blocks:
+    """Rows by position; a removed row's place is taken by the last one. Slots of `Hits` are positions here."""
+
+    def __init__(self, dim: int, options: IndexOptions | None = None) -> None:
+        """Makes no block yet.
+
+        Args:
+            dim: columns.
+            options: how they are stored and searched. Rows in float16 have no codes: they would take half as much again,
+                and twice as many rows go through memory in a second already.
+        """
+        self._dim, self._options = dim, options or IndexOptions()
+        self._half = self._options.precision == "float16"
+        self.keys = np.zeros(0, np.int64)
+        self._blocks: list[FlatBlock] = []
+        self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
+        self._lists: Lists | None = None
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.keys)
+
+    @property
+    def exact(self) -> bool:
+        """False if a search may miss a row."""
+        return self._lists is None
+
+    def prepare(self) -> None:
+        """Makes the lists of an approximate search, if they are wanted and missing, or worn."""
+        wanted = self._options.search == "approximate" and len(self) >= self._options.lists_from
+        if wanted and (self._lists is None or self._lists.worn):
+            some = np.random.default_rng(0).choice(len(self), min(len(self), SAMPLE), replace=False)
+            self._lists = Lists(len(self), (matrix for _, matrix in self.parts()), self.vectors(some))
+        elif len(self) < self._options.lists_from // 2:
+            self._lists = None
+
+    def add(self, keys: NDArray[np.int64], vectors: Floats) -> None:
+        """Adds `(n, dim)` rows at the end."""
+        if self._lists is not None:
+            self._lists.add(np.arange(len(self), len(self) + len(keys)), vectors)
+        self.keys = np.concatenate([self.keys, keys])
+        done = 0
+        while done < len(vectors):
+            if not self._blocks or len(self._blocks[-1]) == BLOCK:
+                self._blocks.append(FlatBlock(self._dim, half=self._half))
+            part = vectors[done : done + BLOCK - len(self._blocks[-1])]
+            self._blocks[-1].add(part)
+            if len(self._codes) == len(self._blocks):
+                self._codes[-1].add(part)
+            done += len(part)
+
+    def remove(self, positions: Positions) -> None:
+        """Removes rows."""
+        for position in sorted(positions.tolist(), reverse=True):  # so the last row is never one that is still to go
+            last = len(self.keys) - 1
+            if self._lists is not None:
+                self._lists.remove(np.unique([position, last]))
+            if position < last:
+                self.keys[position] = self.keys[last]
+                n, place = divmod(position, BLOCK)
+                self._blocks[n].matrix()[place] = self._blocks[-1].matrix()[-1]
+                if n < len(self._codes):
+                    self._codes[n].replace(place)
+                if self._lists is not None:
+                    self._lists.add(np.array([position]), self._blocks[n].matrix()[place : place + 1])
+            self._pop()
+
+    def _pop(self) -> None:
+        self.keys = self.keys[:-1]
+        if len(self._codes) == len(self._blocks):
+            self._codes[-1].pop()
+        self._blocks[-1].pop()
+        if not len(self._blocks[-1]):
+            self._blocks.pop()
+            del self._codes[len(self._blocks) :]
+
+    def positions_of(self, keys: NDArray[np.int64]) -> Positions:
+        """Returns where the rows of some products are."""
+        return np.flatnonzero(np.isin(self.keys, keys))
+
+    def vectors(self, positions: Positions) -> Floats:
+        """Returns `(n, dim)` float32 copies of rows."""
+        places = positions // BLOCK
+        if len(positions) and (places == places[0]).all():
+            return np.asarray(self._blocks[places[0]].matrix()[positions % BLOCK], np.float32)
+        found = np.empty((len(positions), self._dim), np.float32)
+        for n in np.unique(places).tolist():
+            found[places == n] = self._blocks[n].matrix()[positions[places == n] % BLOCK]
+        return found
+
+    def scores(self, question: Floats, positions: Positions) -> Floats:
+        """Returns the `(n,)` inner products of a question with some rows."""
+        found = np.empty(len(positions), np.float32)
+        places = positions // BLOCK
+        for n in np.unique(places).tolist():
+            found[places == n] = self._blocks[n].scores(question, positions[places == n] % BLOCK)
+        return found
+
+    def parts(self) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Yields keys and rows, block by block, as they are stored."""
+        for n, block in enumerate(self._blocks):
+            yield self.keys[n * BLOCK : (n + 1) * BLOCK], block.matrix()
+
+    def search(
+        self, questions: Floats, bounds: NDArray[np.float64], k: int, allowed: NDArray[np.int64] | None = None
+    ) -> list[Hits]:
+        """Finds, for each question, the `k` nearest rows and all others that may reach its bound.
+
+        Args:
+            questions: `(n, dim)` float32.
+            bounds: `(n,)` smallest inner products, inclusive.
+            k: so many rows are found even if they are below the bound, where there are that many.
+            allowed: keys of the products that may answer; None for all.
+        """
+        usable = None if allowed is None else np.isin(self.keys, allowed)
+        if usable is not None and usable.all():
+            usable = None
+        if usable is not None and (self._lists is None or np.count_nonzero(usable) <= FEW_ROWS):
+            return self._search_some(questions, bounds, k, usable)
+        if self._lists is not None:
+            return self._filled(self._by_lists(self._lists, questions, bounds, k, usable), questions, bounds, k, usable)
+        if len(questions) >= BLAS_FROM or not self._coded():
+            return self._search_all(questions, bounds, k)
+        asked = zip(questions, bounds.tolist(), strict=True)
+        return self._filled([self._by_codes(question, bound, k) for question, bound in asked], questions, bounds, k, None)
+
+    def _filled(
+        self, found: list[Hits | None], questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable
+    ) -> list[Hits]:
+        """Answers from all rows what has no answer yet."""
+        left = [n for n, hits in enumerate(found) if hits is None]
+        rest = iter(self._search_some(questions[left], bounds[left], k, usable))
+        return [next(rest) if hits is None else hits for hits in found]
+
+    def _by_lists(
+        self, lists: Lists, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable
+    ) -> list[Hits | None]:
+        """Finds most of what is wanted; None where it may be more than was looked for."""
+        depth = max(k, LEAST_DEPTH) * LISTS_DEPTH
+        found: list[Hits | None] = []
+        for question, bound, near in zip(questions, bounds.tolist(), lists.search(questions, depth, usable), strict=True):
+            hits = self._looked_up(question, Hits(near.slots, near.scores + MISJUDGED, near.beyond), bound, k)
+            found.append(None if np.count_nonzero(hits.scores >= bound) > depth // 2 else hits)
+        return found
+
+    def _coded(self) -> bool:
+        """Tells whether all blocks have codes; if one has not, it gets them, so that no search waits for all of them."""
+        complete = len(self._codes) == len(self._blocks)
+        wanted = self._options.search == "auto" and not self._half
+        if not complete and wanted and len(self) >= self._options.codes_from:
+            self._codes.append(ByteCodes(self._blocks[len(self._codes)]))
+        return complete and bool(self._codes)
+
+    def _search_all(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable = None) -> list[Hits]:
+        parts: list[list[Hits]] = [[] for _ in questions]
+        for n, block in enumerate(self._blocks if len(questions) else []):
+            some = None if usable is None else usable[n * BLOCK : (n + 1) * BLOCK]
+            for of_question, hits in zip(parts, block.search(questions, bounds, k, some), strict=True):
+                of_question.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
+        return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
+
+    def _search_some(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits]:
+        """Searches the usable rows only: FAISS skips the others, or they are copied out where that saves more."""
+        if usable is None or len(questions) < BLAS_FROM:
+            return self._search_all(questions, bounds, k, usable)
+        positions = np.flatnonzero(usable)
+        parts: list[list[Hits]] = [[] for _ in questions]
+        for start in range(0, len(positions), COPIED):
+            places = positions[start : start + COPIED]
+            copied = FlatBlock(self._dim)
+            copied.add(self.vectors(places))
+            for of_question, hits in zip(parts, copied.search(questions, bounds, k), strict=True):
+                of_question.append(Hits(places[hits.slots], hits.scores, hits.beyond))
+        return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
+
+    def _by_codes(self, question: Floats, bound: float, k: int) -> Hits | None:
+        """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
+        for each, share in DEPTHS.items():
+            depth = max(max(k, LEAST_DEPTH) * each, len(self) // share)
+            if depth * MOST_LOOKED_UP > len(self):
+                break
+            parts = []
+            for n, codes in enumerate(self._codes):
+                hits = codes.search(question, depth)
+                parts.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
+            most = merge(parts, np.inf, depth)
+            found = self._looked_up(question, most, bound, k)
+            last = float(np.partition(found.scores, -k)[-k]) if k else np.inf
+            if most.beyond < min(bound, last):
+                return found
+            if np.count_nonzero(found.scores >= bound) > depth // 2 or not _promising(most, min(bound, last)):
+                break
+        return None
+
+    def _looked_up(self, question: Floats, most: Hits, bound: float, k: int) -> Hits:
+        """Scores the rows that may be wanted, given the most that each can score."""
+        order = np.argsort(-most.scores)
+        slots, limits = most.slots[order], most.scores[order]
+        scores = self.scores(question, slots[:k])
+        floor = min([bound, *scores.tolist()]) - SLACK
+        wanted = max(k, int(np.searchsorted(-limits, -floor, side="right")))
+        scores = np.concatenate([scores, self.scores(question, slots[k:wanted])])
+        beyond = max([most.beyond, *limits[wanted : wanted + 1].tolist()])
+        return merge([Hits(slots[:wanted], scores, beyond)], bound, k)
+
+
+def _promising(most: Hits, least: float) -> bool:
+    """Tells whether a deeper search can be enough: whether the limits fall fast enough to get below a score by then."""
+    limits = np.sort(most.scores)
+    fall = float(limits[len(limits) // 2] - limits[0])  # with twice as many rows
+    return most.beyond - DOUBLINGS * fall < least

@@ -1,0 +1,94 @@
+"""Approximate search: rows in lists around centres, one bit per dimension, and only the nearest lists are read.
+
+FAISS's inverted lists with RaBitQ codes (Gao and Long, 2024: "RaBitQ: Quantizing High-Dimensional Vectors with a
+Theoretical Error Bound"). What they find is looked up and scored from the stored vectors by `app.catalog.blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog.faiss_index import Positions, selector_of, spread
+from app.catalog.rows import Hits
+from app.core.product import Floats
+
+LISTS = 256
+SAMPLE_EACH, ROUNDS = 64, 8  # rows per list, and rounds, that centres are found with
+SAMPLE = LISTS * SAMPLE_EACH
+PROBES = 32  # lists that are read for a question; a quarter of them finds hardly more matches
+PARTIAL_PROBES = 128  # of a question about one half of the rows: the lists are of rows that are near as a whole
+QUERY_BITS = 4
+REMADE_AFTER = 2  # rows added since, for each row that the centres were found with
+
+
+class Lists:
+    """Lists of rows by position. Not thread-safe: the catalog holds a lock."""
+
+    def __init__(self, count: int, parts: Iterator[Floats], sample: Floats) -> None:
+        """Finds centres and fills the lists.
+
+        Args:
+            count: rows.
+            parts: all rows, in order.
+            sample: some of them, `(n, dim)`, that stand for all.
+        """
+        dim = sample.shape[1]
+        self._centres = faiss.IndexFlatIP(dim)  # FAISS does not keep it alive by itself
+        self._index: Any = faiss.IndexIVFRaBitQ(
+            self._centres, dim, min(LISTS, max(1, len(sample) // SAMPLE_EACH)), faiss.METRIC_INNER_PRODUCT
+        )
+        self._index.cp.niter, self._index.cp.max_points_per_centroid = ROUNDS, SAMPLE_EACH
+        self._index.train(spread(sample))
+        by_number = faiss.DirectMap.Hashtable  # type: ignore[attr-defined]
+        self._index.set_direct_map_type(by_number)  # so that a row is removed without a look at the others
+        self._made_with, self._added = count, 0
+        start = 0
+        for part in parts:
+            self.add(np.arange(start, start + len(part)), part)
+            start += len(part)
+        self._added = 0
+
+    @property
+    def worn(self) -> bool:
+        """True if so much has been added since the centres were found that they should be found anew."""
+        return self._added > REMADE_AFTER * self._made_with
+
+    def add(self, positions: Positions, vectors: NDArray[Any]) -> None:
+        """Adds rows, `(n,)` and `(n, dim)`."""
+        self._index.add_with_ids(spread(np.asarray(vectors, np.float32)), positions)
+        self._added += len(positions)
+
+    def remove(self, positions: Positions) -> None:
+        """Removes rows."""
+        self._index.remove_ids(faiss.IDSelectorArray(positions))
+
+    def search(self, questions: Floats, depth: int, usable: NDArray[np.bool_] | None = None) -> list[Hits]:
+        """Finds rows that are probably near.
+
+        Args:
+            questions: `(n, dim)` float32.
+            depth: how many rows for each.
+            usable: `(rows,)` which rows may answer; None for all.
+
+        Returns:
+            Rows with estimates of their inner products, the last of which stands for what was not found.
+        """
+        found: list[Hits] = []
+        params = faiss.IVFRaBitQSearchParameters()
+        params.qb = QUERY_BITS
+        if usable is not None:
+            selector = selector_of(usable)  # a name keeps it alive, as the parameters do not
+            params.sel = selector
+        for question in questions:
+            partial = np.count_nonzero(question) < 0.9 * question.size
+            params.nprobe = min(PARTIAL_PROBES if partial else PROBES, self._index.nlist)
+            scores, slots = self._index.search(spread(question[None]), depth, params=params)
+            real = slots[0] >= 0
+            beyond = float(scores[0, -1]) if real.all() else -np.inf
+            found.append(Hits(slots[0][real], scores[0][real], beyond))
+        return found

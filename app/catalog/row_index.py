@@ -1,0 +1,112 @@
+"""The search index of one catalog: which product each row is of, and which rows answer a question.
+
+A question is about products with a photo and a title, with a photo only, or with a title only (see `app.core.fusion`):
+the rows of each kind are kept apart, so that every row is looked at for one question of a query, and none has to be
+filtered out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog.blocks import Blocks
+from app.catalog.rows import Found, Hits, IndexOptions, RowSet, merge
+from app.core.product import Floats
+
+AT_ONCE = 256  # questions at a time: a low bound may answer each with every row
+
+
+class RowIndex:
+    """Exact search, unless the options say otherwise. Not thread-safe: the catalog holds a lock.
+
+    A slot names a row until the next change: it is `4 * position + flags`.
+    """
+
+    def __init__(self, dim: int, options: IndexOptions | None = None) -> None:
+        """Makes an empty index of rows with `dim` columns."""
+        options = options or IndexOptions()
+        self.dim, self.precision = dim, options.precision
+        self._kinds = {flags: Blocks(dim, options) for flags in range(4)}
+
+    def __len__(self) -> int:
+        """Rows."""
+        return sum(map(len, self._kinds.values()))
+
+    @property
+    def exact(self) -> bool:
+        """False if a search may miss rows that it should find."""
+        return all(kind.exact for kind in self._kinds.values())
+
+    def prepare(self) -> None:
+        """Makes what an approximate search needs, if that is wanted; to be called after changes. May take a while."""
+        for kind in self._kinds.values():
+            kind.prepare()
+
+    def kinds(self) -> set[int]:
+        """The flags that occur among the rows."""
+        return {flags for flags, rows in self._kinds.items() if len(rows)}
+
+    def add(self, rows: RowSet) -> None:
+        """Adds rows."""
+        for flags in np.unique(rows.flags).tolist():
+            which = rows.flags == flags
+            whole = bool(which.all())
+            self._kinds[flags].add(*((rows.keys, rows.vectors) if whole else (rows.keys[which], rows.vectors[which])))
+
+    def remove(self, keys: Sequence[int]) -> None:
+        """Removes every row of those products; unknown keys are ignored."""
+        for kind in self._kinds.values():
+            kind.remove(kind.positions_of(np.asarray(keys, np.int64)))
+
+    def rows(self, slots: NDArray[np.int64]) -> RowSet:
+        """Returns copies of the rows in those slots."""
+        flags, positions = slots & 3, slots >> 2
+        found = RowSet(np.empty(len(slots), np.int64), flags.astype(np.uint8), np.empty((len(slots), self.dim), np.float32))
+        for kind in np.unique(flags).tolist():
+            which = flags == kind
+            found.keys[which] = self._kinds[kind].keys[positions[which]]
+            found.vectors[which] = self._kinds[kind].vectors(positions[which])
+        return found
+
+    def slots_of(self, keys: Sequence[int]) -> NDArray[np.int64]:
+        """Returns the slots that hold rows of those products."""
+        wanted = np.asarray(keys, np.int64)
+        return np.concatenate([kind.positions_of(wanted) << 2 | flags for flags, kind in self._kinds.items()])
+
+    def export(self) -> Iterator[RowSet]:
+        """Yields all rows, in parts that are valid until the next change."""
+        for flags, kind in self._kinds.items():
+            for keys, matrix in kind.parts():
+                yield RowSet(keys, np.full(len(keys), flags, np.uint8), matrix)
+
+    def candidates(
+        self,
+        questions: Floats,
+        bounds: Sequence[float],
+        allowed: NDArray[np.int64] | None = None,
+        nearest: int = 0,
+        among: Collection[int] | None = None,
+    ) -> list[Found]:
+        """Finds, for each question, all rows that may reach its bound, and the nearest in any case.
+
+        Args:
+            questions: `(n, dim)` float32.
+            bounds: smallest inner product per question, inclusive, less the rounding error of float32.
+            allowed: keys of the products that may answer; None for all.
+            nearest: so many rows are found even if they are below the bound, where there are that many.
+            among: flags of the rows that may answer; None for all.
+        """
+        found: list[Found] = []
+        kinds = sorted(self.kinds() if among is None else self.kinds() & set(among))
+        for start in range(0, len(questions), AT_ONCE):
+            part = np.ascontiguousarray(questions[start : start + AT_ONCE], np.float32)
+            limits = np.array(bounds[start : start + AT_ONCE], np.float64)
+            of_kinds = [(kind, self._kinds[kind].search(part, limits, nearest, allowed)) for kind in kinds]
+            for n, bound in enumerate(limits.tolist()):
+                parts = [Hits(hits[n].slots << 2 | kind, hits[n].scores, hits[n].beyond) for kind, hits in of_kinds]
+                best = merge(parts, bound, nearest)
+                found.append(Found(np.sort(best.slots), best.beyond))
+        return found

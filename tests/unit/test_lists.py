@@ -1,0 +1,126 @@
+"""Approximate search: what it finds of what it should, through inserts, deletes and filters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.catalog import blocks, faiss_lists
+from app.catalog.faiss_lists import Lists
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import IndexOptions, RowSet
+from app.core.product import Floats
+
+DIM, EACH, THRESHOLD = 128, 4, 0.6
+OPTIONS = IndexOptions(search="approximate", lists_from=2000)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists so small that reading some of them is not reading all rows."""
+    monkeypatch.setattr(faiss_lists, "LISTS", 64)
+    monkeypatch.setattr(faiss_lists, "PROBES", 16)
+    monkeypatch.setattr(faiss_lists, "PARTIAL_PROBES", 32)
+    monkeypatch.setattr(blocks, "FEW_ROWS", 100)
+    monkeypatch.setattr(blocks, "MISJUDGED", np.float32(0.25))  # the fewer dimensions, the worse are estimates
+
+
+def unit(rows: Floats) -> Floats:
+    scaled: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
+
+
+class Shop:
+    """Listings of products of some kinds, four each, and an index of them."""
+
+    def __init__(self, kinds: int = 40) -> None:
+        self.random = np.random.default_rng(2)
+        self.kinds = unit(self.random.standard_normal((kinds, DIM), dtype=np.float32))
+        self.index = RowIndex(DIM, OPTIONS)
+        self.rows: dict[int, Floats] = {}
+
+    def listings(self, products: int) -> Floats:
+        """Returns rows `(4 * products, DIM)`; those of one product are neighbours."""
+        of = self.kinds[self.random.integers(len(self.kinds), size=products)]
+        centres = unit(0.6 * of + 0.8 * unit(self.random.standard_normal((products, DIM), dtype=np.float32)))
+        noise = unit(self.random.standard_normal((EACH * products, DIM), dtype=np.float32))
+        return unit(np.repeat(centres, EACH, axis=0) + 0.6 * noise)
+
+    def add(self, products: int) -> None:
+        vectors, start = self.listings(products), max(self.rows, default=-1) + 1
+        keys = np.arange(start, start + len(vectors))
+        self.index.add(RowSet(keys, np.full(len(keys), 3, np.uint8), vectors))
+        self.index.prepare()
+        self.rows |= dict(zip(keys.tolist(), vectors, strict=True))
+
+    def remove(self, keys: list[int]) -> None:
+        self.index.remove(keys)
+        self.index.prepare()
+        for key in keys:
+            del self.rows[key]
+
+    def recall(self, allowed: NDArray[np.int64] | None = None) -> float:
+        """Returns the share of true matches that are found, of questions near 100 of the rows."""
+        keys = np.array(sorted(self.rows))
+        matrix = np.stack([self.rows[key] for key in keys.tolist()])
+        asked = self.random.choice(len(keys), 100, replace=False)
+        questions = unit(matrix[asked] + 0.3 * unit(self.random.standard_normal((100, DIM), dtype=np.float32)))
+        found = self.index.candidates(questions, [THRESHOLD] * 100, allowed, nearest=20)
+        hit = wanted = 0
+        for question, one in zip(questions, found, strict=True):
+            true = keys[matrix @ question >= THRESHOLD]
+            if allowed is not None:
+                true = np.intersect1d(true, allowed)
+            got = self.index.rows(one.slots).keys
+            assert allowed is None or np.isin(got, allowed).all()
+            assert len(got) >= min(20, len(keys) if allowed is None else len(allowed))
+            hit, wanted = hit + len(np.intersect1d(true, got)), wanted + len(true)
+        assert wanted > 100  # there is something to find
+        return hit / wanted
+
+
+def test_nearly_all_matches_are_found_whatever_comes_and_goes() -> None:
+    shop = Shop()
+    shop.add(250)
+    assert shop.index.exact  # too few rows for lists
+    shop.add(1250)
+    assert not shop.index.exact
+    assert shop.recall() >= 0.99
+    for _ in range(4):  # until no row is left of those that the lists were made with
+        shop.remove(shop.random.choice(sorted(shop.rows), 3000, replace=False).tolist())
+        shop.add(750)
+    assert shop.recall() >= 0.99
+    everything = np.array(sorted(shop.rows), np.int64)
+    assert shop.recall(everything[::2]) >= 0.99
+    assert shop.recall(everything[:3000]) >= 0.99
+    shop.remove(sorted(shop.rows)[:5500])
+    assert shop.index.exact
+
+
+def test_other_rows_than_before_get_lists_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    one = Lists.__init__
+
+    def counted(self: Lists, count: int, *rest: object) -> None:
+        made.append(count)
+        one(self, count, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Lists, "__init__", counted)
+    shop = Shop()
+    shop.add(600)
+    shop.add(1000)
+    assert made == [2400]  # they grow
+    shop.kinds = unit(shop.random.standard_normal((40, DIM), dtype=np.float32))
+    shop.add(900)
+    assert made == [2400, 10_000]
+    assert shop.recall() >= 0.99
+
+
+def test_a_bound_that_many_rows_reach_is_answered_by_all_rows() -> None:
+    shop = Shop()
+    shop.add(700)
+    question = shop.rows[5][None]
+    (found,) = shop.index.candidates(question, [-1.0], nearest=5)
+    assert len(found.slots) == 2800
+    assert found.beyond == -np.inf

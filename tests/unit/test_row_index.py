@@ -1,0 +1,229 @@
+"""RowIndex.candidates against NumPy: the nearest, all at or above the bound, and what may lie beyond; with codes or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.catalog import blocks
+from app.catalog.faiss_index import ByteCodes, FlatBlock
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import SLACK, Found, IndexOptions, RowSet
+from app.core.product import Floats
+
+DIM = 4
+WIDE = 104  # codes leave 8 of these columns out
+ROUNDING = 1e-6  # of float32 inner products of unit vectors
+OPTIONS = [IndexOptions(), IndexOptions(codes_from=0), IndexOptions(codes_from=20), IndexOptions("float16")]
+LISTS = IndexOptions(search="approximate", lists_from=1)  # so few rows are all read and looked up, and nothing is missed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    """Blocks and depths so small that a few rows fill several of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", 16)
+        patch.setattr(blocks, "LEAST_DEPTH", 1)
+        patch.setattr(blocks, "MOST_LOOKED_UP", 1)
+        patch.setattr(blocks, "LISTS_DEPTH", 1000)
+        patch.setattr(blocks, "MISJUDGED", np.float32(10))
+        patch.setattr(blocks, "FEW_ROWS", 5)
+        yield
+
+
+@dataclass
+class Case:
+    """An index and its rows, each with a key of its own."""
+
+    index: RowIndex
+    keys: list[int] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    vectors: list[Floats] = field(default_factory=list)
+
+    def add(self, keys: list[int], flags: NDArray[np.uint8], vectors: Floats) -> None:
+        self.index.add(RowSet(np.array(keys, np.int64), flags, vectors))
+        self.index.prepare()
+        self.keys += keys
+        self.flags += flags.tolist()
+        self.vectors += list(vectors.astype(self.index.precision).astype(np.float32))  # what an exact search is exact about
+
+    def remove(self, keys: set[int]) -> None:
+        self.index.remove(sorted(keys))
+        self.index.prepare()
+        kept = [n for n, key in enumerate(self.keys) if key not in keys]
+        self.keys, self.flags = [self.keys[n] for n in kept], [self.flags[n] for n in kept]
+        self.vectors = [self.vectors[n] for n in kept]
+
+    def check(
+        self, question: Floats, bound: float, k: int, found: Found, allowed: NDArray[np.int64] | None, among: set[int] | None
+    ) -> None:
+        """Asserts that an answer holds all that it must, little else, and that nothing else is better than it says."""
+        rows = self.index.rows(found.slots)
+        assert found.slots.tolist() == sorted(set(found.slots.tolist()))
+        usable = {
+            key: float(vector.astype(np.float64) @ question.astype(np.float64))
+            for key, flags, vector in zip(self.keys, self.flags, self.vectors, strict=True)
+            if (allowed is None or key in allowed.tolist()) and (among is None or flags in among)
+        }
+        got = set(rows.keys.tolist())
+        assert got <= set(usable)
+        best = sorted(usable.values(), reverse=True)
+        last = best[min(k, len(best)) - 1] if best and k else np.inf
+        assert len(got) >= min(k, len(usable))
+        assert {key for key, score in usable.items() if score >= bound or score > last + ROUNDING} <= got
+        assert all(usable[key] >= min(bound - 2 * SLACK, last - ROUNDING) for key in got)  # nothing else
+        rest = [score for key, score in usable.items() if key not in got]
+        assert max(rest, default=-np.inf) <= found.beyond
+        assert rest or found.beyond == -np.inf
+
+
+def unit(rows: NDArray[np.float64]) -> Floats:
+    scaled: Floats = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
+
+
+@st.composite
+def cases(draw: st.DrawFn, options: IndexOptions, dim: int) -> Case:
+    """Some rows equal, some removed again, more added; some with a dimension that is much larger than all before."""
+    random = np.random.default_rng(draw(st.integers(0, 10_000)))
+    case = Case(RowIndex(dim, options))
+    for _ in range(draw(st.integers(1, 4))):
+        count = draw(st.integers(0, 40))
+        pool = random.normal(size=(draw(st.integers(1, 40)), dim))  # a small pool makes ties
+        pool[:: draw(st.sampled_from([1, 7, 100])), draw(st.integers(0, dim - 1))] *= draw(st.sampled_from([1, 100]))
+        flags = random.integers(1, 4, count) if draw(st.booleans()) else np.full(count, 3)
+        start = max(case.keys, default=-1) + 1
+        keys = [start + n for n in range(count)]
+        case.add(keys, flags.astype(np.uint8), unit(pool)[random.integers(len(pool), size=count)])
+        for _ in range(draw(st.sampled_from([0, 1, 20]))):  # each makes the codes of one block
+            case.index.candidates(np.ones((1, dim), np.float32), [2.0])
+        case.remove(draw(st.sets(st.sampled_from(case.keys), max_size=20)) if case.keys else set())
+    return case
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), options=st.sampled_from([*OPTIONS, LISTS]), dim=st.sampled_from([DIM, WIDE]))
+def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, options: IndexOptions, dim: int) -> None:
+    case = data.draw(cases(options, dim))
+    random = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    questions = unit(random.normal(size=(data.draw(st.integers(1, 12)), dim)))
+    if data.draw(st.booleans()) and case.keys:
+        questions[0] = case.vectors[0]
+    allowed = None
+    if data.draw(st.booleans()) and case.keys:
+        allowed = np.array(data.draw(st.lists(st.sampled_from([*case.keys, -5]), unique=True)), np.int64)
+    among = data.draw(st.none() | st.sets(st.integers(1, 3)))
+    k = data.draw(st.integers(0, 8) | st.sampled_from([len(case.keys), len(case.keys) + 5]))
+    for _ in range(data.draw(st.sampled_from([0, 2, 20]))):  # each makes the codes of one block
+        case.index.candidates(questions[:1], [2.0])
+    exact = [float(vector.astype(np.float64) @ questions[0].astype(np.float64)) for vector in case.vectors]
+    bounds = [data.draw(st.sampled_from([-1.0, 0.0, 0.7, 1.0, *exact]) | st.floats(-1, 1)) for _ in questions]
+    found = case.index.candidates(questions, bounds, allowed, k, among)
+    for question, bound, one in zip(questions, bounds, found, strict=True):
+        case.check(question, bound, k, one, allowed, among)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_rows_are_what_was_added(data: st.DataObject) -> None:
+    case = data.draw(cases(data.draw(st.sampled_from(OPTIONS)), DIM))
+    assert len(case.index) == len(case.keys)
+    assert case.index.kinds() == set(case.flags)
+    for key, flags, vector in zip(case.keys, case.flags, case.vectors, strict=True):
+        rows = case.index.rows(case.index.slots_of([key]))
+        assert (rows.keys.tolist(), rows.flags.tolist()) == ([key], [flags])
+        np.testing.assert_array_equal(rows.vectors[0], vector)
+    exported = list(case.index.export())
+    assert sorted(key for part in exported for key in part.keys.tolist()) == sorted(case.keys)
+    copy = Case(RowIndex(DIM, IndexOptions(case.index.precision)))
+    for part in exported:
+        copy.index.add(part)
+    np.testing.assert_array_equal(
+        copy.index.rows(copy.index.slots_of(case.keys)).vectors, case.index.rows(case.index.slots_of(case.keys)).vectors
+    )
+
+
+def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    case = Case(RowIndex(WIDE, IndexOptions(codes_from=100)))
+    case.add(list(range(600)), np.full(600, 3, np.uint8), unit(random.normal(size=(600, WIDE))))
+    question = unit((case.vectors[7] + 0.05 * random.normal(size=WIDE))[None].astype(np.float64))
+    for _ in range(600 // 16 + 1):
+        case.index.candidates(question, [0.9])
+    read: list[int] = []
+    one = blocks.Blocks.scores
+
+    def counted(self: blocks.Blocks, question: Floats, places: NDArray[np.int64]) -> Floats:
+        read.append(len(places))
+        return one(self, question, places)
+
+    monkeypatch.setattr(blocks.Blocks, "scores", counted)
+    monkeypatch.setattr(FlatBlock, "search", lambda *_: pytest.fail("all rows were searched"))
+    for bound, k in ((0.9, 0), (0.9, 3), (1.1, 5), (0.5, 1)):
+        (found,) = case.index.candidates(question, [bound], nearest=k)
+        assert sum(read) < 200
+        read.clear()
+        case.check(question[0], bound, k, found, None, None)
+
+
+def test_codes_never_promise_less_than_a_row_scores() -> None:
+    random = np.random.default_rng(4)
+    vectors = unit(random.normal(size=(60, WIDE)))
+    vectors[40:50] *= 0.01  # small ones: the largest error is that of others
+    vectors[50:] = vectors[:10] * 3  # too large for the step that the others got
+    block = FlatBlock(WIDE)
+    codes = ByteCodes(block)
+    for start in range(0, 60, 10):
+        block.add(vectors[start : start + 10])
+        codes.add(vectors[start : start + 10])
+        for question in unit(random.normal(size=(200, WIDE))):
+            hits = codes.search(question, 60)
+            excess = hits.scores - (vectors[hits.slots].astype(np.float64) @ question.astype(np.float64))
+            assert len(excess) == start + 10
+            assert (excess > 0).all()
+            assert excess.max() < 0.8
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_of_one_product_and_what_is_removed(options: IndexOptions) -> None:
+    random = np.random.default_rng(5)
+    vectors = unit(random.normal(size=(400, DIM))).astype(np.float16).astype(np.float32)
+    keys = np.arange(400, dtype=np.int64) // 2
+    index = RowIndex(DIM, options)
+    index.add(RowSet(keys, np.full(400, 3, np.uint8), vectors))
+    index.remove(range(0, 200, 3))
+    left = np.flatnonzero(keys % 3 != 0)
+    assert len(index) == len(left)
+    assert len(index.slots_of([1, 3, 4])) == 4
+    for bound in (-1.0, 0.2, 0.9):
+        for k in (0, 7, 500):
+            found = index.candidates(vectors[:20], [bound] * 20, nearest=k)
+            for question, one in zip(vectors[:20], found, strict=True):
+                scores = np.sort(vectors[left].astype(np.float64) @ question.astype(np.float64))[::-1]
+                wanted = max(min(k, len(left)), int((scores >= bound).sum()))
+                assert wanted <= len(one.slots) <= wanted + int((abs(scores - bound) < 2 * SLACK).sum())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_equal_scores_at_the_bound_are_all_found_beyond_the_nearest(options: IndexOptions) -> None:
+    vectors = np.tile(np.array([[0.625, 0.78, 0, 0]], np.float32), (30, 1))
+    index = RowIndex(DIM, options)
+    index.add(RowSet(np.arange(30, dtype=np.int64), np.full(30, 3, np.uint8), vectors))
+    question = np.array([[1, 0, 0, 0]], np.float32)
+    assert len(index.candidates(question, [0.625], nearest=3)[0].slots) == 30
+    assert len(index.candidates(question, [0.7], nearest=3)[0].slots) >= 3
+
+
+def test_an_empty_index_finds_nothing() -> None:
+    index = RowIndex(DIM)
+    assert [one.slots.tolist() for one in index.candidates(np.ones((2, DIM), np.float32), [0.0, 0.0], nearest=5)] == [[], []]
+    index.add(RowSet(np.zeros(1, np.int64), np.full(1, 3, np.uint8), np.ones((1, DIM), np.float32)))
+    index.remove([0])
+    assert len(index) == 0
+    assert [one.slots.tolist() for one in index.candidates(np.ones((1, DIM), np.float32), [0.0], nearest=5)] == [[]]
