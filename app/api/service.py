@@ -215,8 +215,9 @@ class Service:
             return NotReady(f"a probe was not answered within {PROBE_TIMEOUT_S:.0f} s: look at the log and the queues.")
         except Overloaded:
             return None  # busy, and answering
-        except AppError as error:
-            return NotReady(f"a probe failed: {error}")
+        except AppError as error:  # whoever asks needs no key, and the text may name files
+            log.warning("the readiness probe failed: %s", error)
+            return NotReady(f"a probe failed ({error.code}): see the log.")
         except Exception:
             log.exception("the readiness probe failed")
             return NotReady("a probe failed: see the log.")

@@ -40,7 +40,9 @@ def test_readiness_fails_with_the_model_and_recovers_with_it(start: Start, failu
     client = start(encoder, ready_cache_s=0)
     assert client.get("/readyz").status_code == 200
     encoder.failure = failure
-    check_problem(client.get("/readyz"), [503], "not_ready")
+    answer = client.get("/readyz")
+    check_problem(answer, [503], "not_ready")
+    assert SECRET not in answer.text
     assert client.get("/healthz").status_code == 200
     encoder.failure = None
     assert client.get("/readyz").status_code == 200
