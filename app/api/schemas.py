@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from app.core.answer import Answer, Match, Reason
 from app.core.product import DEFAULT_CATALOG, Product, Scalar
@@ -19,6 +19,16 @@ from app.judge import Verdict
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine, bigger is more alike.")]
 Point = Annotated[list[int | float], Field(min_length=2, max_length=2)]  # OpenAPI has no tuples
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _no_flag(value: Any) -> Any:
+    """Forms send numbers as text, so text is taken; what JSON calls true is no 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Asked = BeforeValidator(_no_flag)
 
 
 class ProductOut(BaseModel):
@@ -208,12 +218,12 @@ class MatchBatchIn(BaseModel):
     )
 
     items: list[Any]
-    threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
-    min_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    target_precision: Annotated[float, Field(ge=0.5, lt=1)] | None = None
-    match_from: Annotated[float, Field(ge=0, le=1)] | None = None
-    review_from: Annotated[float, Field(ge=0, le=1)] | None = None
-    limit: int | None = None
+    threshold: Annotated[float, Asked, Field(ge=-1, le=1)] | None = None
+    min_probability: Annotated[float, Asked, Field(ge=0, le=1)] | None = None
+    target_precision: Annotated[float, Asked, Field(ge=0.5, lt=1)] | None = None
+    match_from: Annotated[float, Asked, Field(ge=0, le=1)] | None = None
+    review_from: Annotated[float, Asked, Field(ge=0, le=1)] | None = None
+    limit: Annotated[int, Asked] | None = None
     filter: dict[str, Any] = {}
     catalog: str = DEFAULT_CATALOG
 

@@ -122,7 +122,10 @@ BAD_MATCH_JSON = [
     ("limit", 1001),
     ("limit", "x"),
     ("threshold", 2),
+    ("limit", True),
     ("threshold", "x"),
+    ("threshold", True),
+    ("min_probability", False),
     ("filter", []),
     ("filter", {"a": []}),
 ]
