@@ -20,6 +20,7 @@ MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slowe
 COPIED = 2048  # rows at a time, so that the copies stay in the cache
 LISTS_DEPTH = 5  # rows that are looked up for each one wanted
 MISJUDGED = np.float32(0.08)  # four to five times the usual error of an estimated score
+IN_VAIN, AGAIN = 4, 32  # questions in a row that codes were not enough for: from then on one in so many asks them
 FEW_ROWS = 32_768  # so many that a filter lets through are all read
 
 Usable = NDArray[np.bool_] | None  # which rows may answer; None for all
@@ -42,6 +43,7 @@ class Blocks:
         self._blocks: list[FlatBlock] = []
         self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
         self._lists: Lists | None = None
+        self._asked = self._in_vain = 0
 
     def __len__(self) -> int:
         """Rows."""
@@ -146,10 +148,17 @@ class Blocks:
             return self._search_some(questions, bounds, k, usable)
         if self._lists is not None:
             return self._filled(self._by_lists(self._lists, questions, bounds, k, usable), questions, bounds, k, usable)
-        if len(questions) >= BLAS_FROM or not self._coded():
+        if len(questions) >= BLAS_FROM or not self._coded() or not self._codes_help():
             return self._search_all(questions, bounds, k)
-        asked = zip(questions, bounds.tolist(), strict=True)
-        return self._filled([self._by_codes(question, bound, k) for question, bound in asked], questions, bounds, k, None)
+        found = [self._by_codes(question, bound, k) for question, bound in zip(questions, bounds.tolist(), strict=True)]
+        for hits in found:
+            self._in_vain = self._in_vain + 1 if hits is None else 0
+        return self._filled(found, questions, bounds, k, None)
+
+    def _codes_help(self) -> bool:
+        """Tells whether to ask codes: seldom where they have not been enough lately, as among rows without structure."""
+        self._asked += 1
+        return self._in_vain < IN_VAIN or self._asked % AGAIN == 0
 
     def _filled(
         self, found: list[Hits | None], questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable

@@ -10,15 +10,18 @@ from typing import Any
 import httpx
 import numpy as np
 
+from app.bootstrap import build_encoder
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import DEFAULT_CATALOG, Embedding, Floats, ProductDraft
 from app.model_store import Bundle
+from app.settings import Settings
 from tests.benchmarks.load import Sample, read_catalog, read_queries
 from tests.benchmarks.processes import BenchmarkFailed, Service
 from tests.benchmarks.stats import REFERENCE, SAMESKU
 
 FILLER_TITLE = "filler"
+LIKE = 0.6
 SEED = 20211
 PUT_AT_ONCE = 500
 TIMEOUT_S = 120.0
@@ -44,7 +47,10 @@ class Agreement:
 
 
 def make_filler(bundle: Bundle, count: int) -> Floats:
-    """Returns `(count, image_dim + title_dim)` float32: random unit halves, side by side, not yet weighted.
+    """Returns `(count, image_dim + title_dim)` float32 unit halves, side by side, not yet weighted: what else a shop holds.
+
+    Each is of the kind of one of the sample's products, photo and title more or less like its: their cosines to it are
+    drawn from 0 to `LIKE`, the rest is random. Rows with nothing in common would be easy to tell apart and hard to rank.
 
     Raises:
         BenchmarkFailed: the bundle has only one tower.
@@ -52,9 +58,21 @@ def make_filler(bundle: Bundle, count: int) -> Floats:
     image, title = bundle.manifest.image, bundle.manifest.title
     if image is None or title is None:
         raise BenchmarkFailed("the benchmark needs a bundle with an image and a title tower.")
+    encoder, products = build_encoder(Settings(device="cpu"), bundle), read_catalog()
+    photos = encoder.embed_photos([encoder.read_photo(photos[0])[1] for _, _, photos in products if photos[0]])
+    titles = encoder.embed_titles([encoder.read_title(title) for _, title, photos in products if photos[0]])
     random = np.random.default_rng(SEED)
-    halves = [random.standard_normal((count, dim)).astype(np.float32) for dim in (image.dim, title.dim)]
-    return np.hstack([half / np.linalg.norm(half, axis=1, keepdims=True) for half in halves])
+    kind = random.integers(len(photos), size=count)
+    return np.hstack([_around(half[kind], random) for half in (photos, titles)])
+
+
+def _around(rows: Floats, random: np.random.Generator) -> Floats:
+    """Returns a unit row beside each unit row, with a cosine of 0 to `LIKE` to it."""
+    apart = random.standard_normal(rows.shape, dtype=np.float32)
+    apart -= (apart * rows).sum(1, keepdims=True) * rows
+    apart /= np.linalg.norm(apart, axis=1, keepdims=True)
+    like = random.uniform(0, LIKE, (len(rows), 1)).astype(np.float32)
+    return (like * rows + np.sqrt(1 - like**2) * apart).astype(np.float32)
 
 
 def fill_samesku(bundle: Bundle, data: Path, filler: Floats) -> None:

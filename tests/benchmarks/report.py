@@ -150,7 +150,8 @@ def section(race: Race) -> str:
         f"{', '.join(others)}; device {setup['device']}."
     )
     how = (
-        f"Bundle `{setup['bundle']}`, {setup['products']:,} products ({setup['filler']:,} of them random vectors), "
+        f"Bundle `{setup['bundle']}`, {setup['products']:,} products ({setup['filler']:,} of them "
+        f"made-up vectors, more or less like those of the samples), "
         f"{setup['rounds']} round{'' if setup['rounds'] == 1 else 's'}; per round {setup['requests_text']}."
     )
     if setup.get("settings"):

@@ -172,6 +172,21 @@ def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPa
         case.check(question[0], bound, k, found, None, None)
 
 
+def test_codes_that_are_never_enough_are_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    case = Case(RowIndex(WIDE, IndexOptions(codes_from=100)))
+    case.add(list(range(160)), np.full(160, 3, np.uint8), unit(random.normal(size=(160, WIDE))))
+    questions = unit(random.normal(size=(80, WIDE)))
+    for question in questions[:11]:
+        case.index.candidates(question[None], [2.0])
+    asked: list[Floats] = []
+    monkeypatch.setattr(blocks.Blocks, "_by_codes", lambda *given: asked.append(given[1]))  # None: not enough
+    for question in questions:
+        (found,) = case.index.candidates(question[None], [0.1], nearest=3)
+        case.check(question, 0.1, 3, found, None, None)
+    assert blocks.IN_VAIN <= len(asked) <= blocks.IN_VAIN + len(questions) // blocks.AGAIN + 1
+
+
 def test_codes_never_promise_less_than_a_row_scores() -> None:
     random = np.random.default_rng(4)
     vectors = unit(random.normal(size=(60, WIDE)))
