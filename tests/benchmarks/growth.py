@@ -217,7 +217,10 @@ def draw(rows: list[Row], file: Path) -> None:
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         axes.loglog(sizes, values, "o-", color="#2b6cb0")
-        if not name.startswith("ingest"):
+        if name.startswith("ingest"):
+            axes.set_yscale("linear")
+            axes.set_ylim(0, 1.1 * max(values))
+        else:
             axes.loglog(sizes, [values[0] * size / sizes[0] for size in sizes], ":", color="#a0aec0")
         axes.set(title=name, xlabel="products")
     figure.savefig(file)
