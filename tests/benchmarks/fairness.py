@@ -63,7 +63,9 @@ def main(
     with tempfile.TemporaryDirectory(prefix="samesku-bench-") as scratch:
         data = Path(scratch) / "data"
         gallery.fill_samesku(loaded, data, gallery.make_filler(loaded, products - len(read_catalog())))
-        environment = {"SAMESKU_BUNDLE": str(bundle.resolve()), "SAMESKU_DATA_DIR": str(data)}
+        environment = {
+            "SAMESKU_BUNDLE": str(bundle.resolve()), "SAMESKU_DATA_DIR": str(data), "SAMESKU_MAX_MANIFEST_BYTES": str(1 << 30),
+        }  # fmt: skip
         serving = ["app", "serve", "--host", "127.0.0.1"]
         with processes.running(SAMESKU, serving, environment, Path(scratch)) as service:
             gallery.index_samples(service, lambda: None)
