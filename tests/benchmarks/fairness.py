@@ -64,8 +64,10 @@ def main(
         data = Path(scratch) / "data"
         gallery.fill_samesku(loaded, data, gallery.make_filler(loaded, products - len(read_catalog())))
         environment = {
-            "SAMESKU_BUNDLE": str(bundle.resolve()), "SAMESKU_DATA_DIR": str(data), "SAMESKU_MAX_MANIFEST_BYTES": str(1 << 30),
-        }  # fmt: skip
+            "SAMESKU_BUNDLE": str(bundle.resolve()),
+            "SAMESKU_DATA_DIR": str(data),
+            "SAMESKU_MAX_MANIFEST_BYTES": str(1 << 30),
+        }
         serving = ["app", "serve", "--host", "127.0.0.1"]
         with processes.running(SAMESKU, serving, environment, Path(scratch)) as service:
             gallery.index_samples(service, lambda: None)
