@@ -17,7 +17,7 @@ from torch import Tensor
 from app.core.spec import ImageSpec, TitleSpec
 from app.encoders.quantise import Precision, dequantised, stored_as
 from app.errors import InvalidInput
-from app.model_store import Bundle, Manifest, load_bundle, new_manifest, write_bundle
+from app.model_store import Bundle, Manifest, load_several, new_manifest, write_bundle
 
 PROJECTION = "projection."
 
@@ -37,11 +37,7 @@ def average(folders: Sequence[Path], out: Path, precision: Precision = "fp16") -
         InvalidInput: fewer than two bundles, ensembles, or towers that differ in more than their weights.
         BundleError: a bundle that cannot be loaded, or `out` is taken by something else.
     """
-    if len(folders) < 2:
-        raise InvalidInput("an average is that of two bundles or more: name others.")
-    if out.resolve() in {folder.resolve() for folder in folders}:
-        raise InvalidInput(f"{out} is one of the bundles that are averaged: choose another --out.")
-    bundles = [load_bundle(folder) for folder in folders]
+    bundles = load_several(folders, out)
     for other in bundles:
         _check_alike(bundles[0], other)
 

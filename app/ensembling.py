@@ -17,7 +17,7 @@ from app.core.decision import MODALITIES, Thresholds
 from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, PartSpec, TitleSpec
 from app.encoders.pretrained import IMAGE_WEIGHTS, TITLE_CONFIG, TITLE_WEIGHTS, TOKENIZER
 from app.errors import InvalidInput
-from app.model_store import Bundle, Manifest, load_bundle, new_manifest, write_bundle
+from app.model_store import Bundle, Manifest, load_several, new_manifest, write_bundle
 
 Points = dict[str, list[tuple[int, float]]]
 Tower = TypeVar("Tower", ImageSpec, TitleSpec)
@@ -86,16 +86,12 @@ def _spec(parts: tuple[PartSpec, ...], joined: bool, weight: float) -> EncoderSp
 
 
 def _load(folders: Sequence[Path], out: Path, shares: Sequence[float] | None) -> list[_Given]:
-    if len(folders) < 2:
-        raise InvalidInput("an ensemble is made of two bundles or more: name others.")
-    if out.resolve() in {folder.resolve() for folder in folders}:
-        raise InvalidInput(f"{out} is one of the bundles that are put together: choose another --out.")
     counted = [1.0] * len(folders) if shares is None else list(shares)
     if len(counted) != len(folders):
         raise InvalidInput(f"there are {len(folders)} bundles and {len(counted)} shares: give one share for each.")
     if not all(math.isfinite(share) and share > 0 for share in counted):
         raise InvalidInput("shares are numbers above 0: leave out a bundle that is not to count.")
-    bundles = [load_bundle(folder) for folder in folders]
+    bundles = load_several(folders, out)
     return [_Given(one, one.manifest.spec(), share) for one, share in zip(bundles, counted, strict=True)]
 
 

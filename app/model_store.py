@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +33,7 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.core.judging import PairSpec
 from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, PartSpec, TitleSpec
-from app.errors import BundleError, ChecksumMismatch, DimensionMismatch, ManifestInvalid, ManifestMissing
+from app.errors import BundleError, ChecksumMismatch, DimensionMismatch, InvalidInput, ManifestInvalid, ManifestMissing
 from app.files import replace_folder, sha256_of
 
 MANIFEST = "bundle.json"
@@ -190,6 +190,24 @@ def _check_projection(file: Path, tower: ImageSpec | TitleSpec) -> None:
     wanted = (tower.own_dim, tower.features) if tower.projection else None
     if found != wanted:
         raise DimensionMismatch(f"{file.name} has a projection of shape {found}, the manifest says {wanted}.")
+
+
+def load_several(folders: Sequence[Path], out: Path) -> list[Bundle]:
+    """Loads bundles of which another is to be made.
+
+    Args:
+        folders: of the bundles.
+        out: where the other one is to go.
+
+    Raises:
+        InvalidInput: fewer than two, or `out` is one of them.
+        BundleError: one that cannot be loaded.
+    """
+    if len(folders) < 2:
+        raise InvalidInput("it takes two bundles or more: name others.")
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise InvalidInput(f"{out} is one of the bundles that are put together: choose another --out.")
+    return [load_bundle(folder) for folder in folders]
 
 
 def check_target(folder: Path) -> None:

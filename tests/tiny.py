@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from app.bundling import Recipe, create
+from app.encoders.pretrained import ImageOptions, TitleOptions
+
 WIDTH = 32
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -20,6 +23,15 @@ def image_encoder(folder: Path, architecture: str = "mobilenetv3_small_050") -> 
     file = folder / f"{architecture}.safetensors"
     save_file(timm.create_model(architecture, pretrained=False).state_dict(), file)
     return file
+
+
+def bundle(folder: Path, prefix: str = "") -> Path:
+    """Makes a bundle of both towers, with colours and words in 8 bits; returns its folder."""
+    recipe = Recipe(
+        str(image_encoder(folder)), str(title_encoder(folder)), 0.4,
+        ImageOptions("gem", colours=True, size=64), TitleOptions(prefix, 32, int8_words=True),
+    )  # fmt: skip
+    return create(recipe, folder / "one").folder
 
 
 def title_encoder(folder: Path) -> Path:

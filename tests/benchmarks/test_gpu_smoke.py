@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.bundling import Recipe, create
 from app.encoders.multimodal import MultimodalEncoder
-from app.encoders.pretrained import ImageOptions, TitleOptions
 from app.encoders.runtime import choose
 from app.model_store import read_manifest
 from tests import tiny
@@ -24,11 +22,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu")
-    recipe = Recipe(
-        str(tiny.image_encoder(folder)), str(tiny.title_encoder(folder)), 0.4,
-        ImageOptions("gem", colours=True, size=64), TitleOptions("", 32, int8_words=True),
-    )  # fmt: skip
-    return create(recipe, folder / "one").folder
+    return tiny.bundle(folder)
 
 
 def test_it_runs_with_weights_that_are_made_up(

@@ -56,11 +56,7 @@ class Shelf:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     """A small bundle with colours and words in 8 bits, converted."""
     folder = tmp_path_factory.mktemp("engines")
-    recipe = Recipe(
-        str(tiny.image_encoder(folder)), str(tiny.title_encoder(folder)), 0.4,
-        ImageOptions("gem", colours=True, size=64), TitleOptions("query: ", 32, int8_words=True),
-    )  # fmt: skip
-    shelf = Shelf(create(recipe, folder / "one").folder, folder / "cache")
+    shelf = Shelf(tiny.bundle(folder, "query: "), folder / "cache")
     shelf.open("openvino")
     return shelf
 

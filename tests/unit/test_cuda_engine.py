@@ -19,13 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from app.bundling import Recipe, create
 from app.core.spec import EncoderSpec
 from app.encoders import cuda_engine, engines
 from app.encoders.cuda_engine import TOKENS, Captured, fill, next_size, up_to
-from app.encoders.pretrained import ImageOptions, TitleOptions
 from app.encoders.title import TitleTokens
 from app.encoders.towers import build_image_tower, build_title_tower
+from app.model_store import load_bundle
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -149,12 +148,8 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("cuda")
-    recipe = Recipe(
-        str(tiny.image_encoder(folder)), str(tiny.title_encoder(folder)), 0.4,
-        ImageOptions("gem", colours=True, size=64), TitleOptions("query: ", 32, int8_words=True),
-    )  # fmt: skip
-    bundle = create(recipe, folder / "one")
-    return Made(bundle.folder, bundle.manifest.spec())
+    made = tiny.bundle(folder, "query: ")
+    return Made(made, load_bundle(made).manifest.spec())
 
 
 def sources(made: Made) -> tuple[engines._Source, engines._Source]:
