@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
 from app.catalog.data_folder import DataFolder
 from app.catalog.keys import LocalKeys, open_keys
 from app.catalog.local import LocalCatalog
 from app.catalog.rows import IndexOptions
-from app.encoders import runtime
-from app.encoders.engine_cache import EngineCache, places
-from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.preprocess import InputLimits
 from app.judge import Judge
 from app.matcher import Matcher
@@ -16,9 +16,16 @@ from app.model_store import Bundle, load_bundle
 from app.pair_model import PairModel
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from app.encoders.multimodal import MultimodalEncoder
+
 
 def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
     """Loads the towers of a bundle. Raises BundleError or NotReady."""
+    from app.encoders import runtime  # PyTorch takes seconds to import: other parts get ready meanwhile
+    from app.encoders.engine_cache import EngineCache, places
+    from app.encoders.multimodal import MultimodalEncoder
+
     limits = InputLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px, settings.max_title_chars
     )
@@ -49,13 +56,19 @@ def build_matcher(settings: Settings) -> Matcher:
     bundle = load_bundle(settings.bundle)
     data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
     try:
-        options = IndexOptions(settings.index_precision, settings.index_search)
-        fusion = bundle.manifest.encoder_fusion()
-        catalog = LocalCatalog(data, fusion, bundle.fingerprint, options, cache_bytes=settings.record_cache_bytes)
-        return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
+        with ThreadPoolExecutor(1, thread_name_prefix="catalog") as pool:
+            catalog = pool.submit(_open_catalog, settings, bundle, data)  # large ones take seconds, and so do the towers
+            encoder = build_encoder(settings, bundle)
+        return Matcher(encoder, catalog.result(), build_judge(bundle), bundle.label)
     except BaseException:
         data.close()
         raise
+
+
+def _open_catalog(settings: Settings, bundle: Bundle, data: DataFolder) -> LocalCatalog:
+    options = IndexOptions(settings.index_precision, settings.index_search)
+    fusion = bundle.manifest.encoder_fusion()
+    return LocalCatalog(data, fusion, bundle.fingerprint, options, cache_bytes=settings.record_cache_bytes)
 
 
 def build_keys(settings: Settings) -> LocalKeys:

@@ -13,7 +13,7 @@ from app.catalog.reembed import Reembedding, StaleProduct
 from app.core.answer import Answer
 from app.core.product import Prepared, Product, Scalar, canonical
 from app.embedding import embed, read_ahead, readers
-from app.encoders.multimodal import Encoder
+from app.encoders.base import Encoder
 from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
 from app.listings import BadRow, Listing
 from app.matcher import Matcher, MatchOptions, PreparedProduct

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from app.core.product import Embedding, Pixels, Prepared, Upload
-from app.encoders.multimodal import Encoder
+from app.encoders.base import Encoder
 from app.errors import EmptyProduct
 
 _EVERY = 499  # bytes between those of a picture that are looked at first

@@ -12,7 +12,7 @@ from app.core.answer import Answer
 from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
 from app.core.statements import Side, Statement, StatementDraft
 from app.embedding import embed, read
-from app.encoders.multimodal import Encoder
+from app.encoders.base import Encoder
 from app.errors import EmptyProduct, InvalidImage, InvalidInput, InvalidTitle, PayloadTooLarge
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
 from app.verifying import Verifier

@@ -108,15 +108,19 @@ class LocalCatalog:
             )
 
     def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
-        index = self._new_index()
+        index, source = self._new_index(), "snapshot"
         stored = self._data.snapshot(row.pk), row.generation, self._fingerprint
-        rows, source = snapshot.load(*stored, index.dim, index.precision)
-        for part in read_vectors(session, row.pk, self._fusion.dim) if rows is None else rows:
-            index.add(part)
+        try:
+            for part in snapshot.read(*stored, index.dim, index.precision):
+                index.add(part)
+        except snapshot.Unusable as why:
+            index, source = self._new_index(), str(why)
+            for part in read_vectors(session, row.pk, self._fusion.dim):
+                index.add(part)
         index.prepare()
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
-        saved = row.generation if rows is not None or row.generation == 0 else -1
+        saved = row.generation if source == "snapshot" or row.generation == 0 else -1
         return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
 
     def _new_index(self) -> RowIndex:

@@ -1,29 +1,72 @@
 """Snapshots of a search index: what makes a restart fast, and is never trusted without proof.
 
-A snapshot is plain NumPy arrays beside a manifest with their SHA-256, the catalog's generation and the bundle's
-fingerprint. It is used only if all three agree with the database; anything else means a rebuild from SQL.
+A snapshot is plain NumPy arrays beside a manifest with the SHA-256 of their parts, the catalog's generation and the
+bundle's fingerprint. It is used only if all three agree with the database; anything else means a rebuild from SQL.
 FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 import numpy as np
 
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import Precision, RowSet
-from app.files import replace_folder, sha256_of
+from app.files import replace_folder
 
 MANIFEST = "snapshot.json"
 ARRAYS = ("keys", "flags", "vectors")
-READ_ROWS = 8192
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Unusable(Exception):
+    """There is no snapshot that is proven to match; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The arrays of one snapshot: `count` rows of `dim` columns."""
+
+    folder: Path
+    count: int
+    dim: int
+    precision: Precision
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Returns the shape and the type of each array."""
+        one = (self.count,)
+        return {
+            "keys": (one, np.dtype(np.int64)),
+            "flags": (one, np.dtype(np.uint8)),
+            "vectors": ((self.count, self.dim), np.dtype(self.precision)),
+        }
+
+    def rows(self, start: int, end: int) -> RowSet:
+        """Reads some rows."""
+        found = {}
+        for name, (shape, dtype) in self.layout().items():
+            width = int(np.prod(shape[1:], dtype=int))
+            offset = _header(self.file(name))[1] + start * width * dtype.itemsize
+            part = np.fromfile(self.file(name), dtype, (end - start) * width, offset=offset)
+            found[name] = part.reshape(end - start, *shape[1:])
+        return RowSet(**found)
 
 
 def save(folder: Path, index: RowIndex, generation: int, fingerprint: str) -> None:
@@ -31,78 +74,87 @@ def save(folder: Path, index: RowIndex, generation: int, fingerprint: str) -> No
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".snapshot.", dir=folder.parent))
     try:
-        _write(scratch, index)
-        digests = {name: sha256_of(scratch / f"{name}.npy") for name in ARRAYS}
-        manifest = {"generation": generation, "fingerprint": fingerprint, "sha256": digests}
+        files = _Files(scratch, len(index), index.dim, index.precision)
+        ends = _write(files, index)
+        digests = _ahead(lambda part: _digest(files.rows(*part)), pairwise([0, *ends]))
+        parts = [{"end": end, "sha256": digest} for end, digest in zip(ends, digests, strict=True)]
+        manifest = {"generation": generation, "fingerprint": fingerprint, "parts": parts}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _layout(count: int, dim: int, precision: Precision) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Returns the shape and the type of each array."""
-    one = (count,)
-    return {
-        "keys": (one, np.dtype(np.int64)),
-        "flags": (one, np.dtype(np.uint8)),
-        "vectors": ((count, dim), np.dtype(precision)),
-    }
-
-
-def _write(folder: Path, index: RowIndex) -> None:
+def _write(files: _Files, index: RowIndex) -> list[int]:
+    """Writes the arrays; returns where the parts of the index end. Read as the same parts, no block of it ever grows."""
+    sizes = []
     with ExitStack() as stack:
-        streams = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in ARRAYS}
-        for name, (shape, dtype) in _layout(len(index), index.dim, index.precision).items():
+        streams = {name: stack.enter_context(files.file(name).open("wb")) for name in ARRAYS}
+        for name, (shape, dtype) in files.layout().items():
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(streams[name], header)
         for part in index.export():
             for name in ARRAYS:
                 getattr(part, name).tofile(streams[name])
+            sizes.append(len(part.keys))
+    return list(accumulate(sizes))
 
 
-def load(
-    folder: Path, generation: int, fingerprint: str, dim: int, precision: Precision
-) -> tuple[Iterator[RowSet] | None, str]:
-    """Returns the rows of a snapshot that is proven to match, in parts, or None and the reason why there are none."""
+def read(folder: Path, generation: int, fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
+    """Yields the rows of a snapshot in parts, each proven to be what was written, while the next ones are read and proven.
+
+    Raises:
+        Unusable: there is none that matches, or a part is damaged; the rows before it are to be thrown away.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         if manifest["generation"] != generation:
-            return None, f"snapshot of generation {manifest['generation']}, database at {generation}"
+            raise Unusable(f"snapshot of generation {manifest['generation']}, database at {generation}")
         if manifest["fingerprint"] != fingerprint:
-            return None, "snapshot made by another bundle"
-        for name in ARRAYS:
-            if sha256_of(folder / f"{name}.npy") != manifest["sha256"][name]:
-                return None, f"snapshot damaged: {name}.npy does not match its checksum"
-        found = {name: _header(folder / f"{name}.npy") for name in ARRAYS}
-    except FileNotFoundError:
-        return None, "no snapshot"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"snapshot unreadable: {type(error).__name__}"
-    shape = found["vectors"][0]
-    if len(shape) != 2 or found != _layout(shape[0], dim, precision):
-        return None, "snapshot of other dimensions or precision"
-    return _read(folder, shape[0], dim, precision), "snapshot"
+            raise Unusable("snapshot made by another bundle")
+        ends = [0, *(part["end"] for part in manifest["parts"])]
+        digests = [part["sha256"] for part in manifest["parts"]]
+        files = _Files(folder, ends[-1], dim, precision)
+        if {name: _header(files.file(name))[0] for name in ARRAYS} != files.layout():
+            raise Unusable("snapshot of other dimensions or precision")
+        yield from _ahead(lambda part: _proven(files, *part), zip(ends, ends[1:], digests, strict=False))
+    except FileNotFoundError as error:
+        raise Unusable("no snapshot") from error
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise Unusable(f"snapshot unreadable: {type(error).__name__}") from error
 
 
-def _header(file: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _proven(files: _Files, start: int, end: int, digest: str) -> RowSet:
+    part = files.rows(start, end)
+    if _digest(part) != digest:
+        raise Unusable(f"snapshot damaged: rows {start} to {end} do not match their checksum")
+    return part
+
+
+def _digest(part: RowSet) -> str:
+    digest = hashlib.sha256()
+    for name in ARRAYS:
+        digest.update(np.ascontiguousarray(getattr(part, name)).data)
+    return digest.hexdigest()
+
+
+def _header(file: Path) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], int]:
+    """Returns shape and type of an array, and where its bytes begin."""
     with file.open("rb") as stream:
-        return _skip_header(stream)
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        return (shape, dtype), stream.tell()
 
 
-def _skip_header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    np.lib.format.read_magic(stream)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    return shape, dtype
-
-
-def _read(folder: Path, count: int, dim: int, precision: Precision) -> Iterator[RowSet]:
-    """Yields the rows in parts: read whole, they would be held twice while the index takes them."""
-    with ExitStack() as stack:
-        keys, flags, vectors = (stack.enter_context((folder / f"{name}.npy").open("rb")) for name in ARRAYS)
-        for stream in (keys, flags, vectors):
-            _skip_header(stream)
-        for start in range(0, count, READ_ROWS):
-            n = min(READ_ROWS, count - start)
-            rows = np.fromfile(vectors, precision, n * dim).reshape(n, dim)
-            yield RowSet(np.fromfile(keys, np.int64, n), np.fromfile(flags, np.uint8, n), rows)
+def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """Yields what is made of each item, in order; a few are made in advance, one on each core but at most four."""
+    threads = min(4, os.cpu_count() or 1)
+    left = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="snapshot") as pool:
+        waiting: deque[Future[Made]] = deque(pool.submit(make, item) for item in islice(left, threads))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(make, item) for item in islice(left, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)

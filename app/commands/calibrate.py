@@ -31,7 +31,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.core.decision import Thresholds
     from app.core.judging import PairSpec
-    from app.encoders.multimodal import Encoder
+    from app.encoders.base import Encoder
     from app.labelled.pairs import PairTable
     from app.model_store import Bundle
     from app.training.labelled_features import LabelledFeatures, PairEvidence

@@ -18,7 +18,7 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.core.product import Prepared
-    from app.encoders.multimodal import Encoder
+    from app.encoders.base import Encoder
     from app.judge import Judge, Verdict
     from app.labelled.pairs import Sides
 

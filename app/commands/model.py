@@ -9,7 +9,7 @@ from pathlib import Path
 from app.bootstrap import build_encoder, build_pair_model
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
-from app.encoders.multimodal import Encoder
+from app.encoders.base import Encoder
 from app.errors import InvalidInput
 from app.evaluation.features import SIGNALS
 from app.labelled.listings import Item

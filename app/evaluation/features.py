@@ -13,7 +13,7 @@ from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, SCORE_D
 from app.core.neighbourhood import HASH_ONLY
 from app.core.product import Floats, Prepared
 from app.embedding import embed
-from app.encoders.multimodal import Encoder
+from app.encoders.base import Encoder
 from app.encoders.preprocess import InputLimits, open_image, perceptual_hash
 from app.errors import AppError
 from app.labelled.listings import Item

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
-from app.encoders.multimodal import Encoder
+from app.encoders.base import Encoder
 from app.errors import InvalidListings
 from app.evaluation.evidence import Table, candidate_pairs, joined, judged_alone, moved_by
 from app.evaluation.features import SIGNALS, Features, embed_items
