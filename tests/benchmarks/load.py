@@ -37,6 +37,22 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go, and what they are made of."""
+
+    host: str
+    port: int
+    path: str = "/match"
+    content_type: str = f"multipart/form-data; boundary={_BOUNDARY}"
+
+    @classmethod
+    def at(cls, url: str, **options: str) -> Target:
+        """Returns a target at the address of a service."""
+        where = urlsplit(url)
+        return cls(where.hostname or "127.0.0.1", where.port or 80, **options)
+
+
+@dataclass(frozen=True, slots=True)
 class LoadResult:
     """What the load generator saw; see `stats.Measurement` for the words."""
 
@@ -92,7 +108,7 @@ def _part(header: str, content: bytes) -> bytes:
     return f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {header}\r\n\r\n".encode() + content + b"\r\n"
 
 
-class _Queue:
+class Queue:
     """Requests that are still to be sent, and what became of the others. Shared by the clients."""
 
     def __init__(self, requests: list[bytes]) -> None:
@@ -114,14 +130,14 @@ class _Queue:
             self.failures.append(why)
 
 
-def _client(host: str, port: int, queue: _Queue, start: threading.Barrier) -> None:
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+def _client(target: Target, queue: Queue, start: threading.Barrier) -> None:
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
+    headers = {"Content-Type": target.content_type}
     start.wait()
     while (body := queue.take()) is not None:
         began = time.perf_counter()
         try:
-            connection.request("POST", "/match", body, headers)
+            connection.request("POST", target.path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
             if answer.status == 200:
@@ -134,10 +150,10 @@ def _client(host: str, port: int, queue: _Queue, start: threading.Barrier) -> No
     connection.close()
 
 
-def _send(host: str, port: int, clients: int, requests: list[bytes]) -> tuple[_Queue, float, float]:
+def send(target: Target, clients: int, requests: list[bytes]) -> tuple[Queue, float, float]:
     """Sends all requests; returns the outcome, the seconds it took, and the processor seconds it cost here."""
-    queue, start = _Queue(requests), threading.Barrier(clients + 1)
-    threads = [threading.Thread(target=_client, args=(host, port, queue, start), daemon=True) for _ in range(clients)]
+    queue, start = Queue(requests), threading.Barrier(clients + 1)
+    threads = [threading.Thread(target=_client, args=(target, queue, start), daemon=True) for _ in range(clients)]
     for thread in threads:
         thread.start()
     start.wait()
@@ -157,11 +173,10 @@ def measure(url: str, clients: int, requests: int, warmup: int, first: int) -> L
         warmup: how many are sent before and not counted (errors are).
         first: number of the first request; runs with other numbers send other bytes.
     """
-    where = urlsplit(url)
-    host, port = where.hostname or "127.0.0.1", where.port or 80
+    target = Target.at(url)
     ready = list(bodies(read_requests(), warmup + requests, first))
-    warm, _, _ = _send(host, port, clients, ready[:warmup])
-    queue, duration_s, cpu_s = _send(host, port, clients, ready[warmup:])
+    warm, _, _ = send(target, clients, ready[:warmup])
+    queue, duration_s, cpu_s = send(target, clients, ready[warmup:])
     failures = warm.failures + queue.failures
     first_error = failures[0] if failures else ""
     return LoadResult(duration_s, queue.latencies_ms, len(failures), first_error, round(cpu_s / duration_s, 4))

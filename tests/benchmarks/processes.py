@@ -41,12 +41,14 @@ class Service:
         url: where it listens.
         process: leader of its own process group.
         log: the file that takes its output.
+        ready_path: what answers 200 once it is ready.
     """
 
     name: str
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    ready_path: str = "/readyz"
 
     def hold(self) -> None:
         """Stops it from using the processor at all, until `go`."""
@@ -81,13 +83,13 @@ class Service:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def wait_until_ready(self) -> None:
-        """Returns when `/readyz` answers 200. Raises BenchmarkFailed if it ends first or takes minutes."""
+        """Returns when `ready_path` answers 200. Raises BenchmarkFailed if it ends first or takes minutes."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise BenchmarkFailed(f"{self.name} ended while starting:\n{self.last_lines()}")
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=POLL_S * 50):
+                with urllib.request.urlopen(f"{self.url}{self.ready_path}", timeout=POLL_S * 50):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(POLL_S)
@@ -107,7 +109,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(name: str, module: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[Service]:
+def running(
+    name: str,
+    module: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    python: str = sys.executable,
+    ready_path: str = "/readyz",
+) -> Iterator[Service]:
     """Starts `python -m MODULE... --port N`, waits until it is ready, and stops it whatever happens.
 
     Args:
@@ -115,13 +124,15 @@ def running(name: str, module: Sequence[str], environment: Mapping[str, str], fo
         module: the module and its arguments, without the port.
         environment: variables of the process, besides those of this one; its own `SAMESKU_*` are left out.
         folder: for the log file.
+        python: of the environment that it is installed in.
+        ready_path: see `Service`.
 
     Raises:
         BenchmarkFailed: it does not become ready.
     """
     port, log = free_port(), folder / f"{name}.log"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SAMESKU_") and key != "DEVICE"}
-    command = [sys.executable, "-m", *module, "--port", str(port)]
+    command = [python, "-m", *module, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -132,7 +143,7 @@ def running(name: str, module: Sequence[str], environment: Mapping[str, str], fo
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process only, which then stops the others in order
         )
-    service = Service(name, f"http://127.0.0.1:{port}", process, log)
+    service = Service(name, f"http://127.0.0.1:{port}", process, log, ready_path)
     try:
         service.wait_until_ready()
         yield service
