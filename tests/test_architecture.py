@@ -37,6 +37,15 @@ def test_imports_go_one_way() -> None:
     assert outcome.returncode == 0, outcome.stdout
 
 
+def test_one_file_imports_numkong() -> None:
+    assert importers("numkong") == {"app/catalog/byte_codes.py"}
+
+
+def test_the_catalog_can_be_opened_before_pytorch_is_imported() -> None:
+    code = "import sys, app.bootstrap, app.api.app, app.catalog.local; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_two_files_import_faiss() -> None:
     assert importers("faiss") == {"app/catalog/faiss_index.py", "app/catalog/faiss_lists.py"}
 

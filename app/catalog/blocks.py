@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.faiss_index import ByteCodes, FlatBlock, Positions
+from app.catalog.byte_codes import ByteCodes
+from app.catalog.faiss_index import FlatBlock, Positions
 from app.catalog.faiss_lists import SAMPLE, Lists
 from app.catalog.rows import SLACK, Hits, IndexOptions, merge
 from app.core.product import Floats
@@ -148,9 +149,9 @@ class Blocks:
             return self._search_some(questions, bounds, k, usable)
         if self._lists is not None:
             return self._filled(self._by_lists(self._lists, questions, bounds, k, usable), questions, bounds, k, usable)
-        if len(questions) >= BLAS_FROM or not self._coded() or not self._codes_help():
+        if not len(questions) or not self._coded() or not self._codes_help():
             return self._search_all(questions, bounds, k)
-        found = [self._by_codes(question, bound, k) for question, bound in zip(questions, bounds.tolist(), strict=True)]
+        found = self._by_codes(questions, bounds, k)
         for hits in found:
             self._in_vain = self._in_vain + 1 if hits is None else 0
         return self._filled(found, questions, bounds, k, None)
@@ -209,24 +210,29 @@ class Blocks:
                 of_question.append(Hits(places[hits.slots], hits.scores, hits.beyond))
         return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
 
-    def _by_codes(self, question: Floats, bound: float, k: int) -> Hits | None:
+    def _by_codes(self, questions: Floats, bounds: NDArray[np.float64], k: int) -> list[Hits | None]:
         """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
+        found: list[Hits | None] = [None] * len(questions)
+        left = list(range(len(questions)))
         for each, share in DEPTHS.items():
             depth = max(max(k, LEAST_DEPTH) * each, len(self) // share)
-            if depth * MOST_LOOKED_UP > len(self):
+            if not left or depth * MOST_LOOKED_UP > len(self):
                 break
-            parts = []
+            parts: list[list[Hits]] = [[] for _ in left]
             for n, codes in enumerate(self._codes):
-                hits = codes.search(question, depth)
-                parts.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
-            most = merge(parts, np.inf, depth)
-            found = self._looked_up(question, most, bound, k)
-            last = float(np.partition(found.scores, -k)[-k]) if k else np.inf
-            if most.beyond < min(bound, last):
-                return found
-            if np.count_nonzero(found.scores >= bound) > depth // 2 or not _promising(most, min(bound, last)):
-                break
-        return None
+                for part, hits in zip(parts, codes.search(questions[left], depth), strict=True):
+                    part.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
+            deeper = []
+            for n, part in zip(left, parts, strict=True):
+                most, bound = merge(part, np.inf, depth), float(bounds[n])
+                hits = self._looked_up(questions[n], most, bound, k)
+                last = float(np.partition(hits.scores, -k)[-k]) if k else np.inf
+                if most.beyond < min(bound, last):
+                    found[n] = hits
+                elif np.count_nonzero(hits.scores >= bound) <= depth // 2 and _promising(most, min(bound, last)):
+                    deeper.append(n)
+            left = deeper
+        return found
 
     def _looked_up(self, question: Floats, most: Hits, bound: float, k: int) -> Hits:
         """Scores the rows that may be wanted, given the most that each can score."""

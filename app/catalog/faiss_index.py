@@ -1,4 +1,4 @@
-"""What FAISS does for the catalog: exact search in blocks of rows, and the 8-bit codes that spare most of it.
+"""What FAISS does for the catalog: exact search in blocks of rows.
 
 With `app.catalog.faiss_lists` the only file that imports faiss. Everything here answers in positions within one block;
 `app.catalog.row_index` knows which products they are.
@@ -18,12 +18,6 @@ from app.core.product import Floats
 
 QUERY_BLOCK = 4096
 FIRST, MORE = 64, 8  # an index that cannot search by a bound is asked for more and more rows until the last is below it
-CODE_MAX = 127
-HEADROOM = 1.125  # codes are made for values so much larger than the largest seen, as making them anew reads every row
-SPREAD = 16
-SAMPLE = 1024  # rows that say which columns are small
-CHUNK = 256  # rows that are made into codes at a time, so that they stay in the cache
-ROUNDING = 1 + 1e-5  # of norms in float32
 
 Positions = NDArray[np.int64]
 
@@ -119,102 +113,6 @@ class FlatBlock:
         return found
 
 
-class ByteCodes:
-    """The rows of a block in 8 bits per dimension, and how far an inner product with them can be from the truth.
-
-    With a row `x = step * c + r` and a question `q = unit * p + u`, codes `c` and `p` whole numbers, and `z` what is left
-    out of a row:
-
-        |q . x - unit * step * (p . c)|  <=  |unit * p| |r| + |u| |x| + |q left out| |z|      (Cauchy-Schwarz)
-
-    The largest `|r|`, `|x|` and `|z|` of the rows are kept, so the bound holds for every one of them.
-    """
-
-    def __init__(self, block: FlatBlock) -> None:
-        """Makes the codes of the rows of a block, which it must be told of from then on."""
-        self._block = block
-        dim = block.matrix().shape[1]
-        # one column of a hundred is left out: rows, codes and keys together stay below 1.25 times the rows
-        self._dim = dim * 99 // 100 // 16 * 16 or dim
-        self._columns = np.arange(dim)
-        self._step = 1e-9
-        self._make()
-
-    def __len__(self) -> int:
-        """Rows."""
-        return int(self._index.ntotal)
-
-    def _make(self) -> None:
-        sample = np.asarray(self._block.matrix()[:SAMPLE], np.float32)
-        by_size = np.argsort(-np.einsum("nd,nd->d", sample, sample), kind="stable")
-        self._columns = np.concatenate([np.sort(by_size[: self._dim]), by_size[self._dim :]])  # the smallest are left out
-        while True:
-            self._index: Any = faiss.IndexScalarQuantizer(
-                self._dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
-            )
-            self._lost = self._norm = self._left_out = 0.0
-            if self._encode(self._block.matrix()):
-                return
-
-    def add(self, vectors: Floats) -> None:
-        """Follows the block, to whose end these rows have been added."""
-        if not self._encode(vectors):
-            self._make()
-
-    def replace(self, position: int) -> None:
-        """Follows the block, where one row has been replaced."""
-        row = self._block.matrix()[position : position + 1]
-        self.add(row)  # at the end, from where its codes move
-        if len(self) > len(self._block):
-            codes = _view(self._index, np.uint8, self._dim)
-            codes[position] = codes[-1]
-            self.pop()
-
-    def pop(self) -> None:
-        """Follows the block, whose last row is gone."""
-        _pop(self._index)
-
-    def _encode(self, vectors: Floats) -> bool:
-        """Adds codes; False if something is too large for them, then the step has been made larger for the next try."""
-        for start in range(0, len(vectors), CHUNK):
-            kept, left_out = self._turned(vectors[start : start + CHUNK])
-            largest = float(np.abs(kept).max(initial=0))
-            if largest > CODE_MAX * self._step:
-                self._step = HEADROOM * largest / CODE_MAX
-                return False
-            codes = np.rint(kept / np.float32(self._step))
-            self._index.add(codes)
-            self._lost = max(self._lost, _longest(kept - codes * np.float32(self._step)))
-            self._norm = max(self._norm, _longest(kept))
-            self._left_out = max(self._left_out, _longest(left_out))
-        return True
-
-    def _turned(self, rows: Floats) -> tuple[Floats, Floats]:
-        """Returns the columns that have codes, spread, and those that are left out."""
-        ordered = np.asarray(rows[:, self._columns], np.float32)
-        return spread(ordered[:, : self._dim]), ordered[:, self._dim :]
-
-    def search(self, question: Floats, depth: int) -> Hits:
-        """Finds the rows with the largest inner products by their codes.
-
-        Args:
-            question: `(dim,)` float32.
-            depth: how many rows.
-
-        Returns:
-            Rows with the most that their inner products can be, which is also the most of all others.
-        """
-        turned, left_out = self._turned(question[None])
-        kept = turned[0]
-        unit = np.float32(max(float(np.abs(kept).max(initial=0)) / CODE_MAX, 1e-9))
-        whole = np.rint(kept / unit)
-        scores, slots = self._index.search(whole[None], min(depth, len(self)))
-        error = self._lost * _longest(unit * whole[None]) + self._norm * _longest((kept - unit * whole)[None])
-        error += self._left_out * _longest(left_out)
-        most = scores[0] * np.float32(unit * self._step) + np.float32(error + SLACK)
-        return Hits(slots[0], most, float(most[-1]) if len(most) < len(self) else -np.inf)
-
-
 _NOTHING = Hits(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
@@ -235,26 +133,6 @@ def _joined(nearest: Hits, more: Hits, count: int) -> Hits:
     """Joins the nearest rows and those that may reach a bound, of `count` in all."""
     slots, first = np.unique(np.concatenate([more.slots, nearest.slots]), return_index=True)
     return Hits(slots, np.concatenate([more.scores, nearest.scores])[first], more.beyond if len(slots) < count else -np.inf)
-
-
-def spread(rows: Floats) -> Floats:
-    """Turns rows so that what is in one column is in 16: no value is much larger than the others, and a step fits all.
-
-    Inner products stay as they are (it is a part of the Hadamard transform). Were some columns left as large as the
-    towers make them, the steps of all would be twice as large.
-    """
-    parts = 1
-    turned = rows
-    while parts < SPREAD and rows.shape[1] % (2 * parts) == 0:
-        pairs = turned.reshape(len(rows), parts, 2, -1)
-        turned = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(rows.shape)
-        parts *= 2
-    return turned * np.float32(parts**-0.5)
-
-
-def _longest(rows: Floats) -> float:
-    """Returns the largest norm of some rows, not rounded down."""
-    return float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float32).max(initial=0))) * ROUNDING
 
 
 def _view(index: Any, dtype: Any, dim: int) -> NDArray[Any]:

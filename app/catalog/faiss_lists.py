@@ -13,7 +13,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.faiss_index import Positions, selector_of, spread
+from app.catalog.byte_codes import spread
+from app.catalog.faiss_index import Positions, selector_of
 from app.catalog.rows import Hits
 from app.core.product import Floats
 

@@ -123,16 +123,16 @@ def ask(index: RowIndex, questions: Floats, allowed: Any = None) -> list[Found]:
 @contextmanager
 def without_codes() -> Iterator[None]:
     """Makes every search read all rows."""
-    kept, by_lists = blocks.BLAS_FROM, Blocks._by_lists
+    coded, by_lists = Blocks._coded, Blocks._by_lists
 
     def nothing(_: Blocks, __: object, questions: Floats, *___: object) -> list[None]:
         return [None] * len(questions)
 
     try:
-        blocks.BLAS_FROM, Blocks._by_lists = 0, nothing  # type: ignore[method-assign,assignment]
+        Blocks._coded, Blocks._by_lists = (lambda _: False), nothing  # type: ignore[method-assign,assignment]
         yield
     finally:
-        blocks.BLAS_FROM, Blocks._by_lists = kept, by_lists  # type: ignore[method-assign]
+        Blocks._coded, Blocks._by_lists = coded, by_lists  # type: ignore[method-assign]
 
 
 def take_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.catalog import blocks
-from app.catalog.faiss_index import ByteCodes, FlatBlock
+from app.catalog.byte_codes import ByteCodes
+from app.catalog.faiss_index import FlatBlock
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import SLACK, Found, IndexOptions, RowSet
 from app.core.product import Floats
@@ -180,7 +181,12 @@ def test_codes_that_are_never_enough_are_asked_seldom(monkeypatch: pytest.Monkey
     for question in questions[:11]:
         case.index.candidates(question[None], [2.0])
     asked: list[Floats] = []
-    monkeypatch.setattr(blocks.Blocks, "_by_codes", lambda *given: asked.append(given[1]))  # None: not enough
+
+    def not_enough(_: blocks.Blocks, questions: Floats, *__: object) -> list[None]:
+        asked.append(questions)
+        return [None] * len(questions)
+
+    monkeypatch.setattr(blocks.Blocks, "_by_codes", not_enough)
     for question in questions:
         (found,) = case.index.candidates(question[None], [0.1], nearest=3)
         case.check(question, 0.1, 3, found, None, None)
@@ -197,12 +203,26 @@ def test_codes_never_promise_less_than_a_row_scores() -> None:
     for start in range(0, 60, 10):
         block.add(vectors[start : start + 10])
         codes.add(vectors[start : start + 10])
-        for question in unit(random.normal(size=(200, WIDE))):
-            hits = codes.search(question, 60)
+        questions = unit(random.normal(size=(200, WIDE)))
+        for question, hits in zip(questions, codes.search(questions, 60), strict=True):
             excess = hits.scores - (vectors[hits.slots].astype(np.float64) @ question.astype(np.float64))
             assert len(excess) == start + 10
             assert (excess > 0).all()
             assert excess.max() < 0.8
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 257])
+@pytest.mark.parametrize("width", [16, 96, 1392])
+def test_products_of_codes_are_exact(rows: int, width: int) -> None:
+    random = np.random.default_rng(rows + width)
+    block = FlatBlock(width)
+    block.add(unit(random.normal(size=(rows, width))))
+    codes = ByteCodes(block)
+    inside = codes._codes[:rows].astype(np.int64)
+    for questions in (1, 2, 3, 4, 17):
+        whole = random.integers(-127, 128, (questions, inside.shape[1])).astype(np.float32)
+        whole[-1] = 127  # the largest sums
+        assert np.array_equal(codes._products(whole), whole.astype(np.int64) @ inside.T)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
