@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.byte_codes import ByteCodes
+from app.catalog.byte_codes import ByteCodes, search_codes
 from app.catalog.faiss_index import FlatBlock, Positions
 from app.catalog.faiss_lists import SAMPLE, Lists
 from app.catalog.rows import SLACK, Hits, IndexOptions, merge
@@ -219,8 +219,8 @@ class Blocks:
             if not left or depth * MOST_LOOKED_UP > len(self):
                 break
             parts: list[list[Hits]] = [[] for _ in left]
-            for n, codes in enumerate(self._codes):
-                for part, hits in zip(parts, codes.search(questions[left], depth), strict=True):
+            for n, of_block in enumerate(search_codes(self._codes, questions[left], depth)):
+                for part, hits in zip(parts, of_block, strict=True):
                     part.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
             deeper = []
             for n, part in zip(left, parts, strict=True):

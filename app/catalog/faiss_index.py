@@ -148,6 +148,11 @@ def _pop(index: Any) -> None:
     index.ntotal -= 1
 
 
+def threads() -> int:
+    """Returns how many threads a search may take: what `OMP_NUM_THREADS` says, else one for each core."""
+    return int(faiss.omp_get_max_threads())
+
+
 def _use_blas(dim: int) -> None:
     # since FAISS 1.14.2 small batches miss the BLAS path, which is faster for four queries or more
     faiss.cvar.distance_compute_blas_threshold = 4 * dim
