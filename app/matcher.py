@@ -13,7 +13,15 @@ from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft,
 from app.core.statements import Side, Statement, StatementDraft
 from app.embedding import embed, read
 from app.encoders.multimodal import Encoder
-from app.errors import EmptyProduct, InvalidImage, InvalidInput, InvalidTitle, PayloadTooLarge
+from app.errors import (
+    EmptyProduct,
+    ImageUrlRefused,
+    ImageUrlUnreachable,
+    InvalidImage,
+    InvalidInput,
+    InvalidTitle,
+    PayloadTooLarge,
+)
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
 from app.verifying import Verifier
 
@@ -93,13 +101,17 @@ class Matcher:
         """
         return read(self.encoder, [] if image is None else [image], title)[0]
 
+    def check_photos(self, photos: int) -> None:
+        """Raises InvalidInput if a product must not have so many photos."""
+        if photos > MAX_PHOTOS:
+            raise InvalidInput(f"a product takes at most {MAX_PHOTOS} photos, got {photos}.")
+
     def read_product(
         self, product_id: str, title: str | None, images: Sequence[bytes], attributes: Mapping[str, Scalar]
     ) -> PreparedProduct:
         """Checks and decodes one product. Raises as `read_query`, and InvalidInput for a bad id or too many photos."""
         check_id(product_id)
-        if len(images) > MAX_PHOTOS:
-            raise InvalidInput(f"a product takes at most {MAX_PHOTOS} photos, got {len(images)}.")
+        self.check_photos(len(images))
         prepared, uploads, clean = read(self.encoder, images, title)
         return PreparedProduct(product_id, clean, uploads, attributes, prepared)
 
@@ -195,6 +207,8 @@ def reading_side(side: str) -> Iterator[None]:
         raise EmptyProduct(f"the {side} side: {error}") from error
     except InvalidTitle as error:
         raise InvalidTitle(f"{side}_title: {error}") from error
+    except (ImageUrlRefused, ImageUrlUnreachable) as error:
+        raise type(error)(f"{side}_image_url: {error}") from error
     except (InvalidImage, PayloadTooLarge) as error:  # only photos are measured in bytes and pixels
         raise type(error)(f"{side}_image: {error}") from error
 

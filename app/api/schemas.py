@@ -182,7 +182,7 @@ class ProblemOut(BaseModel):
 
 
 class BatchItemIn(BaseModel):
-    """One item of a JSON batch: a query, or a product. Photos are base64."""
+    """One item of a JSON batch: a query, or a product. Photos are base64, or fetched from their addresses."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -190,6 +190,8 @@ class BatchItemIn(BaseModel):
     title: str | None = None
     image: str | None = None
     images: list[str] = []
+    image_url: str | None = None
+    image_urls: list[str] = []
     attributes: dict[str, Any] = {}
 
     @classmethod
@@ -199,6 +201,10 @@ class BatchItemIn(BaseModel):
             return cls.model_validate(item)
         except ValidationError as error:
             raise first_problem(error, "item") from None
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where to fetch photos."""
+        return tuple(([] if self.image_url is None else [self.image_url]) + self.image_urls)
 
     def photos(self) -> list[bytes]:
         """Decodes the photos. Raises InvalidImage if one is not base64."""

@@ -23,6 +23,7 @@ from app.api.schemas import BatchItemIn, first_problem
 from app.core.product import check_attributes
 from app.errors import (
     DuplicateIds,
+    ImageUrlRefused,
     InvalidFilter,
     InvalidInput,
     InvalidListings,
@@ -34,6 +35,7 @@ from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_ro
 from app.settings import Settings
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+IMAGE_URL_COLUMN = "image_url"
 MAX_JSON_BYTES = 256 * 1024  # of a single JSON object; those of batches have a setting
 Load = Callable[[], Listing | BadRow]
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -64,6 +66,8 @@ class FormFields:
         for field in form:
             if field.endswith("title") and form[field] == "":
                 raise InvalidTitle(f"the {field.replace('_', ' ')} is empty: leave the field out, or send some text.")
+            if field.endswith("image_url") and "" in form.getlist(field):
+                raise ImageUrlRefused(f"{field} is empty: leave the field out, or send an address.")
 
 
 def read_json_object(text: str | None, field: str, error: type[InvalidInput] = InvalidInput) -> dict[str, Any]:
@@ -118,11 +122,19 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """An item of a batch: its position, its id if it has one, and how to load it (decodes, so not on the loop)."""
+    """An item of a batch.
+
+    Attributes:
+        index: its position.
+        id: if it has one.
+        load: reads it, not on the loop, since that decodes.
+        remote: it may have photos that are to be fetched.
+    """
 
     index: int
     id: str | None
     load: Load
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +221,12 @@ def _json_item(index: int, item: Any) -> BatchItem:
         try:
             read = BatchItemIn.read(item)
             photos = tuple(read.photos())
-            return Listing(index + 1, read.id, read.title, photos, check_attributes(read.attributes))
+            attributes = check_attributes(read.attributes)
+            return Listing(index + 1, read.id, read.title, photos, attributes, image_urls=read.addresses())
         except InvalidInput as error:
             return BadRow(index + 1, item_id, error)
 
-    return BatchItem(index, item_id, load)
+    return BatchItem(index, item_id, load, isinstance(item, dict) and bool(item.get("image_url") or item.get("image_urls")))
 
 
 def _form_batch(form: FormData, schema: type[BaseModel], limits: BatchLimits) -> Batch:
@@ -241,7 +254,7 @@ def _form_batch(form: FormData, schema: type[BaseModel], limits: BatchLimits) ->
 def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes], max_items: int) -> list[BatchItem]:
     name = manifest.filename or "manifest"
     text = io.TextIOWrapper(manifest.file, "utf-8-sig", newline="")
-    columns = Columns()
+    columns = Columns(image_url=IMAGE_URL_COLUMN)
     if name.lower().endswith(".csv"):
         every = with_checked_header(csv_rows(text, name), columns, name)
     else:
@@ -250,9 +263,12 @@ def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes
     if not any(isinstance(row, Mapping) for row in rows):
         raise rows[0] if rows and isinstance(rows[0], InvalidListings) else InvalidInput(f"{name} has no rows.")
     return [
-        BatchItem(index, row_id(row, columns), partial(read_row, index + 1, row, columns, open_photo))
+        BatchItem(
+            index, row_id(row, columns), partial(read_row, index + 1, row, columns, open_photo),
+            isinstance(row, Mapping) and bool(row.get(IMAGE_URL_COLUMN)),
+        )
         for index, row in enumerate(rows)
-    ]
+    ]  # fmt: skip
 
 
 def _photo_opener(photos: StarletteUpload | None, limits: BatchLimits) -> Callable[[str], bytes]:

@@ -20,7 +20,10 @@ Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns mean what. Each is a name to insist on, or None for the first default that the table has."""
+    """Which columns mean what. Each is a name to insist on, or None for the first default that the table has.
+
+    `image_url` is not insisted on: it is for readers that fetch photos, if the table has it; to others it is an attribute.
+    """
 
     id: str | None = None
     title: str | None = None
@@ -28,6 +31,7 @@ class Columns:
     group: str | None = None
     phash: str | None = None
     family: str | None = None
+    image_url: str | None = None
 
     DEFAULTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "id": ("id", "posting_id", "query"),
@@ -36,6 +40,7 @@ class Columns:
         "group": ("group", "label_group"),
         "phash": ("image_phash",),
         "family": (),  # only where it is named: shops use the word for many things
+        "image_url": (),
     }  # fmt: skip
 
     def check(self, present: Iterable[str], name: str, needs: Collection[str] = ()) -> None:
@@ -59,10 +64,10 @@ class Columns:
             raise InvalidListings(f"{name} has a column name that is no plain text ({broken[0][:80]!a}): rename it.")
         for role in self.DEFAULTS:
             wanted: str | None = getattr(self, role)
-            if wanted is not None and wanted not in available:
+            if wanted is not None and wanted not in available and role != "image_url":
                 raise InvalidListings(f"{name} has no column '{wanted}' for the {role}, only: {', '.join(available)}.")
         found = self.of(available)
-        if found.title is None and found.image is None:
+        if found.title is None and found.image is None and found.image_url is None:
             raise InvalidListings(
                 f"{name} has neither a title nor an image column, only: {', '.join(available)}. "
                 "Name them with --title-column and --image-column."
@@ -116,6 +121,7 @@ class Listing:
         images: the photos' bytes.
         attributes: the cells of all other columns that are not empty.
         group: the label that equal products share, if the table has one.
+        image_urls: where more photos are to be fetched.
     """
 
     row: int
@@ -124,6 +130,7 @@ class Listing:
     images: tuple[bytes, ...]
     attributes: Mapping[str, Scalar] = field(default_factory=dict)
     group: str | None = None
+    image_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +238,7 @@ def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: 
         tuple(part if isinstance(part, bytes) else open_photo(part) for part in photos),
         check_attributes(attributes),
         group,
+        tuple(_names(_text(row, columns.image_url) or "")),
     )
 
 
@@ -275,6 +283,10 @@ def _photo_parts(cell: object) -> Iterator[bytes | str]:
         if isinstance(part, bytes):
             yield part
         elif isinstance(part, str):
-            yield from (name.strip() for name in part.split(PHOTO_SEPARATOR) if name.strip())
+            yield from _names(part)
         else:
             raise InvalidInput(f"a photo must be a path or bytes, not {type(part).__name__}.")
+
+
+def _names(text: str) -> Iterator[str]:
+    return (name.strip() for name in text.split(PHOTO_SEPARATOR) if name.strip())

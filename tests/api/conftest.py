@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api.app import create_app
+from app.api.fetching import Resolve
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import Floats
@@ -59,10 +60,10 @@ class BrokenEncoder(FakeEncoder):
         return super().embed_titles(titles)
 
 
-def make_app(folder: Path, encoder: FakeEncoder | None, **settings: Any) -> FastAPI:
+def make_app(folder: Path, encoder: FakeEncoder | None, resolve: Resolve | None = None, **settings: Any) -> FastAPI:
     catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
     matcher = Matcher(encoder or FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{FINGERPRINT}")
-    return create_app(matcher, Settings(data_dir=folder, **settings))
+    return create_app(matcher, Settings(data_dir=folder, **settings), resolve=resolve)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.api.calls import BLUE, GREEN, RED, Response, check_problem, csv_file, photos, zip_file
 from tests.api.keys import Caller, Guarded, guarded_app
+from tests.photo_server import LOOPBACK, Names, PhotoServer, answer, may_fetch, photo_server
 
 TENANTS = ("ann", "bob", "cid")
 UNSTABLE = {"created_at", "updated_at", "at", "took_ms", "request_id"}  # differ between two equal calls of one tenant, too
@@ -51,16 +52,25 @@ def seen(answer: Response) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Guarded]]:
+def server() -> Iterator[PhotoServer]:
+    """A machine that the services fetch photos from."""
+    with photo_server({"/red.png": answer(RED), "/green.png": answer(GREEN)}) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory, server: PhotoServer) -> Iterator[dict[str, Guarded]]:
     """The service that all share, and one of their own for each tenant."""
-    folder = tmp_path_factory.mktemp("worlds")
+    folder, names = tmp_path_factory.mktemp("worlds"), Names({"photos.test": [LOOPBACK]})
+    settings = {"resolve": names} | may_fetch(server, "photos.test")
     with ExitStack() as stack:
-        yield {name: stack.enter_context(guarded_app(folder / name)) for name in ("shared", *TENANTS)}
+        yield {name: stack.enter_context(guarded_app(folder / name, **settings)) for name in ("shared", *TENANTS)}
 
 
 IDS = st.sampled_from(["p0", "p1", "a/b"])
 TITLES = st.sampled_from([None, "abc", "abd", "hgh", ""])
 PHOTOS = st.lists(st.sampled_from([RED, GREEN, BLUE]), max_size=2)
+PATHS = st.sampled_from(["/red.png", "/green.png", "/missing.png"])
 WHO = st.sampled_from(TENANTS)
 WHERE = st.sampled_from(["own", "own", "own", "second", "ann", "bob", "cid", "nowhere", "default"])
 
@@ -69,6 +79,7 @@ class Tenants(RuleBasedStateMachine):
     """Random calls by three tenants whose products have the same ids, titles and photos."""
 
     worlds: ClassVar[dict[str, Guarded]]
+    port: ClassVar[int]  # of the machine with photos
     runs: ClassVar[Iterator[int]] = count()
 
     @initialize()
@@ -106,6 +117,16 @@ class Tenants(RuleBasedStateMachine):
         fields = {"id": id, "catalog": self.catalog(who, where), "attributes": json.dumps({"owner": f"of {who}"})}
         fields |= {} if title is None else {"title": title}
         self.same(who, lambda caller: caller.post("/catalog", data=fields, files=photos(*images) or None))
+
+    @rule(who=WHO, where=WHERE, id=IDS, path=PATHS)
+    def put_fetched(self, who: str, where: str, id: str, path: str) -> None:  # noqa: A002
+        fields = {"id": id, "catalog": self.catalog(who, where), "image_url": f"http://photos.test:{self.port}{path}"}
+        self.same(who, lambda caller: caller.post("/catalog", data=fields))
+
+    @rule(who=WHO, where=WHERE, path=PATHS)
+    def match_fetched(self, who: str, where: str, path: str) -> None:
+        fields = {"catalog": self.catalog(who, where), "image_url": f"http://photos.test:{self.port}{path}"}
+        self.same(who, lambda caller: caller.post("/match", data=fields | {"threshold": "-1"}))
 
     @rule(who=WHO, where=WHERE, title=TITLES)
     def put_many(self, who: str, where: str, title: str | None) -> None:
@@ -173,8 +194,8 @@ class Tenants(RuleBasedStateMachine):
         self.same(who, lambda caller: caller.get(path))
 
 
-def test_each_tenant_gets_the_answers_it_would_get_alone(worlds: dict[str, Guarded]) -> None:
-    Tenants.worlds = worlds
+def test_each_tenant_gets_the_answers_it_would_get_alone(worlds: dict[str, Guarded], server: PhotoServer) -> None:
+    Tenants.worlds, Tenants.port = worlds, server.port
     few = hypothesis_settings(max_examples=12, stateful_step_count=25)
     run_state_machine_as_test(Tenants, settings=few)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 
 from app.api.audit import audit, audited_failure
-from app.api.routes.common import PROBLEMS, QueriedCatalog, SentCatalog, service_of
+from app.api.routes.common import IMAGE_URL, PROBLEMS, QueriedCatalog, SentCatalog, service_of
 from app.api.schemas import AnswerOut, PageOut, ProductOut
 from app.api.security import caller_of
 from app.api.uploads import FormFields, read_json_object, read_upload
@@ -21,7 +21,7 @@ router = APIRouter(tags=["catalog"], responses=PROBLEMS)
 
 ProductId = Annotated[str, Path(description="The product's id.")]
 
-_fields = FormFields("id", "title", "attributes", "catalog", many=("image",))
+_fields = FormFields("id", "title", "attributes", "catalog", many=("image", "image_url"))
 
 
 @router.post("/catalog", dependencies=[Depends(_fields)], responses={201: {"model": ProductOut}})
@@ -32,6 +32,7 @@ async def put_product(
     id: Annotated[str, Form(description="The product's id; an existing product is replaced whole.")],  # noqa: A002
     title: Annotated[str | None, Form()] = None,
     image: Annotated[list[UploadFile] | None, File(description="Photos, up to 20; repeat the field.")] = None,
+    image_url: Annotated[list[str] | None, Form(description=IMAGE_URL + " Repeat the field; uploads come first.")] = None,
     attributes: Annotated[str | None, Form(description='Flat JSON object, e.g. {"brand": "Acme", "price": 9.5}.')] = None,
 ) -> ProductOut:
     """Indexes or replaces one product. Answers after it is on disk and can be found: 201 if the id was new, else 200."""
@@ -39,10 +40,12 @@ async def put_product(
     with audited_failure(caller, "index", catalog, id):
         kept = check_attributes(read_json_object(attributes, "attributes"))
         photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
-        product = await service.decode(lambda: service.matcher.read_product(id, title, photos, kept))
-        embedding, timing = await service.embed(product.prepared)
-        request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
-        stored = (await service.store(catalog, [product], [embedding]))[0]
+        service.matcher.check_photos(len(photos) + len(image_url or []))
+        async with service.fetcher.photos(image_url or []) as fetched:
+            product = await service.decode(lambda: service.matcher.read_product(id, title, photos + fetched, kept))
+            embedding, timing = await service.embed(product.prepared)
+            request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
+            stored = (await service.store(catalog, [product], [embedding]))[0]
     audit(caller, "index", catalog, id, "created" if stored.created else "replaced")
     response.status_code = 201 if stored.created else 200
     return ProductOut.of(stored.product, catalog)
