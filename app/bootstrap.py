@@ -6,6 +6,7 @@ from app.catalog.data_folder import DataFolder
 from app.catalog.keys import LocalKeys, open_keys
 from app.catalog.local import LocalCatalog
 from app.catalog.rows import IndexOptions
+from app.core.product import ProductLimits
 from app.encoders import runtime
 from app.encoders.engine_cache import EngineCache, places
 from app.encoders.multimodal import MultimodalEncoder
@@ -25,6 +26,14 @@ def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
     chosen = runtime.choose(settings.device, settings.engine, settings.engine_threads)
     cache = EngineCache(places(bundle.folder, settings.data_dir, settings.engine_cache), bundle.fingerprint)
     return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, chosen, limits, cache)
+
+
+def product_limits(settings: Settings) -> ProductLimits:
+    """Returns what products, filters and tables may hold, as the settings say."""
+    return ProductLimits(
+        settings.max_photos, settings.max_attributes, settings.max_attribute_chars, settings.max_filter_values,
+        settings.max_table_columns,
+    )  # fmt: skip
 
 
 def build_pair_model(bundle: Bundle) -> PairModel | None:
@@ -52,7 +61,8 @@ def build_matcher(settings: Settings) -> Matcher:
         options = IndexOptions(settings.index_precision, settings.index_search)
         fusion = bundle.manifest.encoder_fusion()
         catalog = LocalCatalog(data, fusion, bundle.fingerprint, options, cache_bytes=settings.record_cache_bytes)
-        return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
+        limits = product_limits(settings)
+        return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label, limits)
     except BaseException:
         data.close()
         raise

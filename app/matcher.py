@@ -9,7 +9,18 @@ from dataclasses import dataclass, field, replace
 
 from app.catalog.base import Catalog, Stored
 from app.core.answer import Answer
-from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
+from app.core.product import (
+    DEFAULT_CATALOG,
+    DEFAULT_LIMITS,
+    Embedding,
+    Prepared,
+    ProductDraft,
+    ProductLimits,
+    Query,
+    Scalar,
+    Upload,
+    check_id,
+)
 from app.core.statements import Side, Statement, StatementDraft
 from app.embedding import embed, read
 from app.encoders.multimodal import Encoder
@@ -25,7 +36,6 @@ from app.errors import (
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
 from app.verifying import Verifier
 
-MAX_PHOTOS = 20
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 20
 _PROBE_PHOTO = (  # a blue square on brown, PNG, 32 x 32
@@ -78,7 +88,9 @@ class PreparedProduct:
 class Matcher:
     """Everything the service does, for one bundle and one catalog store. Safe to call from several threads."""
 
-    def __init__(self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str) -> None:
+    def __init__(
+        self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str, limits: ProductLimits = DEFAULT_LIMITS
+    ) -> None:
         """Takes the parts as they are.
 
         Args:
@@ -86,8 +98,9 @@ class Matcher:
             catalog: where products live; its vectors must be the encoder's.
             judge: the bundle's thresholds and pair model.
             model: what answers call the model, `name@fingerprint`.
+            limits: what products may hold.
         """
-        self.encoder, self.catalog, self.judge, self.model = encoder, catalog, judge, model
+        self.encoder, self.catalog, self.judge, self.model, self.limits = encoder, catalog, judge, model, limits
         self.verifier = Verifier(lambda name, product_id: catalog.photo(name, product_id, 0)[0], encoder.limits)
 
     # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
@@ -103,8 +116,8 @@ class Matcher:
 
     def check_photos(self, photos: int) -> None:
         """Raises InvalidInput if a product must not have so many photos."""
-        if photos > MAX_PHOTOS:
-            raise InvalidInput(f"a product takes at most {MAX_PHOTOS} photos, got {photos}.")
+        if photos > self.limits.photos:
+            raise InvalidInput(f"a product takes at most {self.limits.photos} photos, got {photos}.")
 
     def read_product(
         self, product_id: str, title: str | None, images: Sequence[bytes], attributes: Mapping[str, Scalar]

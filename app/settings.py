@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         max_image_bytes, max_image_pixels: of one photo.
         min_image_side_px: shortest side of a photo.
         max_title_chars: of one title.
+        max_photos: of one product.
+        max_attributes, max_attribute_chars: of one product, and of a filter; of an attribute that is text.
+        max_filter_values: that a filter accepts of one attribute.
+        max_table_columns: of a manifest, or of a table that `index` or `match` reads.
+        max_feedback_bytes: body of one statement.
         max_request_bytes: body of any call but the batches.
         max_batch_bytes: body of a batch call.
         max_batch_items: products or queries in one batch call.
@@ -90,6 +95,12 @@ class Settings(BaseSettings):
     max_image_pixels: Positive = 50_000_000
     min_image_side_px: Positive = 16
     max_title_chars: Positive = 2000
+    max_photos: Annotated[int, Field(gt=0, le=1000)] = 20
+    max_attributes: Annotated[int, Field(gt=0, le=1000)] = 64
+    max_attribute_chars: Annotated[int, Field(gt=0, le=10_000)] = 500
+    max_filter_values: Annotated[int, Field(gt=0, le=10_000)] = 100
+    max_table_columns: Positive = 1000
+    max_feedback_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     max_request_bytes: Positive = 64 * MIB
     max_batch_bytes: Positive = 1024 * MIB
     max_batch_items: Positive = 20_000

@@ -32,6 +32,12 @@ async def connect(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connects to the first of some numeric addresses that answers; with TLS the certificate must be for the name.
 
+    Args:
+        addresses: to try.
+        to: what is to be asked for; its name and port count, and whether to use TLS.
+        tls: which certificates count.
+        timeout_s: for all addresses.
+
     Raises:
         FetchFailed: none does; each has an equal share of the time.
     """

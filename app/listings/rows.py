@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from app.core import phash
-from app.core.product import Scalar, check_attributes
+from app.core.product import DEFAULT_LIMITS, ProductLimits, Scalar, check_attributes
 from app.errors import AppError, InvalidInput, InvalidListings
 
 PHOTO_SEPARATOR = "|"
-MAX_COLUMNS = 1000
 
 OpenPhoto = Callable[[str], bytes]
 Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be read
@@ -43,21 +42,24 @@ class Columns:
         "image_url": (),
     }  # fmt: skip
 
-    def check(self, present: Iterable[str], name: str, needs: Collection[str] = ()) -> None:
+    def check(
+        self, present: Iterable[str], name: str, needs: Collection[str] = (), limits: ProductLimits = DEFAULT_LIMITS
+    ) -> None:
         """Checks the header of a table.
 
         Args:
             present: its columns.
             name: what to call the table in messages.
             needs: roles that must have a column, named or by default.
+            limits: how many columns are taken.
 
         Raises:
-            InvalidListings: a named column, one that is needed, or both title and image are missing.
+            InvalidListings: there are too many, or a named column, one that is needed, or both title and image are missing.
         """
         available = list(present)
-        if len(available) > MAX_COLUMNS:
+        if len(available) > limits.table_columns:
             raise InvalidListings(
-                f"{name} has {len(available):,} columns, at most {MAX_COLUMNS:,} are taken: leave some out."
+                f"{name} has {len(available):,} columns, at most {limits.table_columns:,} are taken: leave some out."
             )
         broken = [column for column in available if not column.isprintable()]
         if broken:
@@ -163,24 +165,29 @@ class BadRow:
     error: AppError
 
 
-def listings(rows: Iterable[Row], columns: Columns, open_photo: OpenPhoto) -> Iterator[Listing | BadRow]:
+def listings(
+    rows: Iterable[Row], columns: Columns, open_photo: OpenPhoto, limits: ProductLimits = DEFAULT_LIMITS
+) -> Iterator[Listing | BadRow]:
     """Turns rows into listings.
 
     Args:
         rows: mappings from column to cell, or an error where a line could not be read.
         columns: what they mean.
         open_photo: returns the bytes behind a cell of the image column.
+        limits: what a listing may hold.
     """
     for number, row in enumerate(rows, start=1):
-        yield read_row(number, row, columns, open_photo)
+        yield read_row(number, row, columns, open_photo, limits)
 
 
-def read_row(number: int, row: Row, columns: Columns, open_photo: OpenPhoto) -> Listing | BadRow:
+def read_row(
+    number: int, row: Row, columns: Columns, open_photo: OpenPhoto, limits: ProductLimits = DEFAULT_LIMITS
+) -> Listing | BadRow:
     """Turns one row into a listing, its photos loaded; as in `listings`."""
     if isinstance(row, InvalidListings):
         return BadRow(number, None, row)
     try:
-        return _listing(number, row, columns.of(row), open_photo)
+        return _listing(number, row, columns.of(row), open_photo, limits)
     except AppError as error:
         return BadRow(number, row_id(row, columns), error)
 
@@ -225,7 +232,7 @@ def row_id(row: Row, columns: Columns) -> str | None:
     return None if named in (None, "") else str(named)
 
 
-def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: OpenPhoto) -> Listing:
+def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: OpenPhoto, limits: ProductLimits) -> Listing:
     named = columns.named()
     attributes = {key: value for key, value in row.items() if key not in named and value not in (None, "")}
     title = _text(row, columns.title)
@@ -236,7 +243,7 @@ def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: 
         _text(row, columns.id),
         title,
         tuple(part if isinstance(part, bytes) else open_photo(part) for part in photos),
-        check_attributes(attributes),
+        check_attributes(attributes, limits),
         group,
         tuple(_names(_text(row, columns.image_url) or "")),
     )

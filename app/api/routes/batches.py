@@ -20,11 +20,11 @@ from app.api.security import caller_of, visible
 from app.api.service import Service
 from app.api.uploads import Batch, BatchItem, BatchLimits, closed_on_error, read_batch
 from app.core.access import Caller
-from app.core.product import Embedding, Prepared, check_filter
+from app.core.product import Embedding, Prepared, ProductLimits, check_filter
 from app.errors import InvalidInput
 from app.judge import Rule
 from app.listings import BadRow, Listing
-from app.matcher import DEFAULT_LIMIT, MAX_PHOTOS, MatchOptions, PreparedProduct
+from app.matcher import DEFAULT_LIMIT, MatchOptions, PreparedProduct
 
 router = APIRouter(tags=["batches"], responses=PROBLEMS)
 
@@ -43,21 +43,21 @@ async def match_batch(request: Request) -> StreamingResponse:
     Lines arrive while later items are still being worked on. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    batch = await read_batch(request, MatchBatchIn, BatchLimits.of(service.settings))
+    batch = await read_batch(request, MatchBatchIn, BatchLimits.of(service.settings, service.matcher.limits))
     async with closed_on_error(batch):
         visible(request, batch.options["catalog"])
-        options = _match_options(batch.options)
+        options = _match_options(batch.options, service.matcher.limits)
         service.matcher.catalog.size(options.catalog)
         service.matcher.judge.bound(options.rule)
     count_items(request, len(batch.items))
     return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
 
 
-def _match_options(fields: Mapping[str, Any]) -> MatchOptions:
+def _match_options(fields: Mapping[str, Any], limits: ProductLimits) -> MatchOptions:
     limit = DEFAULT_LIMIT if fields["limit"] is None else fields["limit"]
     decisions = decisions_of(fields["match_from"], fields["review_from"])
     rule = Rule(fields["min_probability"], fields["target_precision"], decisions)
-    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"], rule)
+    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"], limits), fields["catalog"], rule)
 
 
 async def _match_lines(service: Service, batch: Batch, options: MatchOptions) -> AsyncIterator[bytes]:
@@ -106,7 +106,7 @@ async def put_batch(request: Request) -> StreamingResponse:
     A line with `status` means that this product is on disk. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    batch = await read_batch(request, CatalogBatchIn, BatchLimits.of(service.settings))
+    batch = await read_batch(request, CatalogBatchIn, BatchLimits.of(service.settings, service.matcher.limits))
     async with closed_on_error(batch):
         catalog = visible(request, batch.options["catalog"])
     count_items(request, len(batch.items))
@@ -152,7 +152,7 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
 
 
 async def _embed(service: Service, item: BatchItem) -> tuple[PreparedProduct, Embedding]:
-    async with _photos_fetched(service, item, MAX_PHOTOS) as whole:
+    async with _photos_fetched(service, item, service.matcher.limits.photos) as whole:
 
         async def step() -> tuple[PreparedProduct, Embedding]:
             product = await service.decode(lambda: _read_product(service, whole), bulk=True)

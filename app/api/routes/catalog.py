@@ -31,14 +31,14 @@ async def put_product(
     catalog: SentCatalog,
     id: Annotated[str, Form(description="The product's id; an existing product is replaced whole.")],  # noqa: A002
     title: Annotated[str | None, Form()] = None,
-    image: Annotated[list[UploadFile] | None, File(description="Photos, up to 20; repeat the field.")] = None,
+    image: Annotated[list[UploadFile] | None, File(description="Photos; repeat the field.")] = None,
     image_url: Annotated[list[str] | None, Form(description=IMAGE_URL + " Repeat the field; uploads come first.")] = None,
     attributes: Annotated[str | None, Form(description='Flat JSON object, e.g. {"brand": "Acme", "price": 9.5}.')] = None,
 ) -> ProductOut:
     """Indexes or replaces one product. Answers after it is on disk and can be found: 201 if the id was new, else 200."""
     service, caller = service_of(request), caller_of(request)
     with audited_failure(caller, "index", catalog, id):
-        kept = check_attributes(read_json_object(attributes, "attributes"))
+        kept = check_attributes(read_json_object(attributes, "attributes"), service.matcher.limits)
         photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
         service.matcher.check_photos(len(photos) + len(image_url or []))
         async with service.fetcher.photos(image_url or []) as fetched:
@@ -91,7 +91,7 @@ def get_matches(
     """Returns the matches of a product that is in the catalog already, itself left out."""
     started = time.perf_counter()
     matcher = service_of(request).matcher
-    where = check_filter(read_json_object(filter, "filter", InvalidFilter))
+    where = check_filter(read_json_object(filter, "filter", InvalidFilter), matcher.limits)
     answer = matcher.matches_of(
         product_id, MatchOptions(threshold, limit, where, catalog, Rule(min_probability, target_precision))
     )

@@ -50,7 +50,7 @@ async def match(
     """
     started = time.perf_counter()
     service = service_of(request)
-    where = check_filter(read_json_object(filter, "filter", InvalidFilter))
+    where = check_filter(read_json_object(filter, "filter", InvalidFilter), service.matcher.limits)
     rule = Rule(min_probability, target_precision, decisions_of(match_from, review_from))
     options = MatchOptions(threshold, limit, where, catalog, rule)
     service.matcher.judge.bound(rule)  # a rule that the model cannot follow is refused before anything costs time
