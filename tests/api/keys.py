@@ -29,6 +29,7 @@ class Caller:
 
     def __init__(self, app: TestClient, key: str) -> None:
         self._app, self._headers = app, {"Authorization": f"Bearer {key}"}
+        self.key_id = key.split("_")[1]
 
     def request(self, method: str, url: str, **more: Any) -> Response:
         answer: Response = self._app.request(method, url, headers=self._headers | more.pop("headers", {}), **more)

@@ -8,15 +8,17 @@ whether they are there.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -51,6 +53,34 @@ def seen(answer: Response) -> tuple[Any, ...]:
     return answer.status_code, headers, body
 
 
+@contextmanager
+def written() -> Iterator[list[str]]:
+    """What the service logs meanwhile, each line with all its fields."""
+    found: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name != "app.api.keyring":  # whichever call comes first after a key was made notices it
+                found.append(f"{record.getMessage()} {vars(record)}")
+
+    handler, log = Keep(), logging.getLogger("app")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+def labels(guarded: Guarded) -> set[tuple[str, ...]]:
+    """The labels of all metrics, but for those that only an operator's key is shown: see `/metrics` below."""
+    metrics = cast("FastAPI", guarded.app.app).state.metrics
+    samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
+    return {(one.name, *(f"{name}={value}" for name, value in sorted(one.labels.items()))) for one in samples}
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[PhotoServer]:
     """A machine that the services fetch photos from."""
@@ -80,6 +110,7 @@ class Tenants(RuleBasedStateMachine):
 
     worlds: ClassVar[dict[str, Guarded]]
     port: ClassVar[int]  # of the machine with photos
+    at_once = False
     runs: ClassVar[Iterator[int]] = count()
 
     @initialize()
@@ -104,10 +135,18 @@ class Tenants(RuleBasedStateMachine):
         return names.get(where, f"{where}-{self.run}")
 
     def same(self, who: str, call: Call) -> Response:
-        """Makes a call in both worlds; the answers are the same."""
-        shared, alone = (call(caller) for caller in self.callers[who])
+        """Makes a call in both worlds; the answers are the same, and what is logged of it is about nobody else."""
+        in_all, in_own = self.callers[who]
+        with written() as log:
+            shared = call(in_all)
+        alone = call(in_own)
         assert seen(shared) == seen(alone)
         others = [one for one in TENANTS if one != who]
+        if not self.at_once:
+            strangers = [f"{other}-" for other in others] + [f"of {other}" for other in others]
+            strangers += [self.callers[other][0].key_id for other in others]
+            assert log
+            assert not [line for line in log if any(stranger in line for stranger in strangers)]
         if shared.status_code < 400:
             assert not any(f"{other}-" in shared.text or f"of {other}" in shared.text for other in others)
         return shared
@@ -161,8 +200,10 @@ class Tenants(RuleBasedStateMachine):
             fields = {"catalog": self.catalog(who, where), "threshold": "-1", "title": title}
             self.same(who, lambda caller: caller.post("/match", data=fields))
 
+        self.at_once = True  # their lines are mixed then
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(ask, TENANTS))
+        self.at_once = False
 
     @rule(who=WHO, where=WHERE, id=IDS, what=st.sampled_from(["", "/image", "/image?position=1", "/matches?threshold=-1"]))
     def look(self, who: str, where: str, id: str, what: str) -> None:  # noqa: A002
@@ -198,6 +239,9 @@ def test_each_tenant_gets_the_answers_it_would_get_alone(worlds: dict[str, Guard
     Tenants.worlds, Tenants.port = worlds, server.port
     few = hypothesis_settings(max_examples=12, stateful_step_count=25)
     run_state_machine_as_test(Tenants, settings=few)
+    shared, *own = (labels(worlds[name]) for name in ("shared", *TENANTS))
+    assert shared == set().union(*own)  # nothing that is only there because they share it
+    assert not [one for one in shared for value in one if any(tenant in value for tenant in TENANTS)]
 
 
 # -- what exists and what does not -----------------------------------------------------------------------------
