@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import zipfile
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
@@ -12,8 +11,6 @@ from typing import IO, BinaryIO, cast
 from app.errors import InvalidInput, PayloadTooLarge
 
 SMALL_BYTES = 1024 * 1024  # of what is smaller, nobody minds how well it is packed
-# what zipfile raises on archives that are damaged or lie; OverflowError: of offsets that no file has
-BROKEN = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError, OverflowError)
 ENTRY_BYTES = 160  # of the table of contents, for each entry that is allowed
 
 
@@ -47,7 +44,9 @@ class PhotoArchive:
         bounded = _Bounded(file, limits.entries * ENTRY_BYTES + SMALL_BYTES)
         try:
             self._archive = zipfile.ZipFile(cast("IO[bytes]", bounded))
-        except BROKEN as error:
+        except PayloadTooLarge:
+            raise
+        except Exception as error:  # zipfile raises whatever it trips over, from struct.error to IndexError
             raise InvalidInput("photos is not a zip file, or is cut off: pack it again.") from error
         bounded.most = None  # entries are measured one by one
         if len(self._archive.filelist) > limits.entries:
@@ -70,9 +69,11 @@ class PhotoArchive:
             self._check(entry, shown)
             with self._archive.open(entry) as stream:
                 data = stream.read(limits.photo_bytes + 1)
+        except (InvalidInput, PayloadTooLarge):
+            raise
         except KeyError:
             raise InvalidInput(f"{shown} is not in the zip: use the names inside the archive.") from None
-        except BROKEN as error:
+        except Exception as error:  # as above, and zlib.error
             raise InvalidInput(f"{shown} cannot be unpacked: pack the zip again, without a password.") from error
         if len(data) > limits.photo_bytes:
             raise _too_large(shown, limits)

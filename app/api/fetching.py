@@ -120,7 +120,9 @@ class Fetcher:
 
     @asynccontextmanager
     async def photos(self, urls: Sequence[str], *, bulk: bool = False) -> AsyncIterator[list[bytes]]:
-        """Fetches the photos of a request or of an item; how many are held in memory is bounded as long as one is inside.
+        """Fetches the photos of a request or of an item, whose place is taken until its caller is done with them.
+
+        So what is held in memory is bounded by places, not by callers.
 
         Args:
             urls: their addresses; none: nothing is done.

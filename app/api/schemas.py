@@ -16,6 +16,7 @@ from app.core.product import DEFAULT_CATALOG, Product, Scalar
 from app.errors import InvalidImage, InvalidInput
 from app.judge import Verdict
 
+IMAGE_URL = "Where to fetch a photo, instead of uploading it; only if SAMESKU_IMAGE_URLS is set."
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine, bigger is more alike.")]
 Point = Annotated[list[int | float], Field(min_length=2, max_length=2)]  # OpenAPI has no tuples
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -190,8 +191,8 @@ class BatchItemIn(BaseModel):
     title: str | None = None
     image: str | None = None
     images: list[str] = []
-    image_url: str | None = None
-    image_urls: list[str] = []
+    image_url: Annotated[str | None, Field(description=IMAGE_URL)] = None
+    image_urls: Annotated[list[str], Field(description=IMAGE_URL)] = []
     attributes: dict[str, Any] = {}
 
     @classmethod

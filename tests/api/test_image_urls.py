@@ -185,6 +185,7 @@ def test_there_is_one_photo_or_none_in_a_query(fetching: Callable[..., TestClien
     check_problem(client.post("/catalog", data={"id": "p", "image_url": [url(server)] * 21}), [422], "invalid_input")
     (line,) = lines(client.post("/catalog/batch", json={"items": [{"id": "p", "image_urls": [url(server)] * 21}]}))
     assert line["error"]["code"] == "invalid_input"
+    check_problem(put(client, "bad/", None, image_url=url(server)), [422], "invalid_input")
     for call, field in (("/match", "image_url"), ("/catalog", "image_url"), ("/compare", "right_image_url")):
         check_problem(client.post(call, data={"id": "p", field: ""} if call == "/catalog" else {field: ""}), [422])
     assert server.requests == []
@@ -507,6 +508,15 @@ def test_few_are_fetched_at_once_and_not_too_many_wait(fetching: Callable[..., T
     check_problem(refused, [429], "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
     assert server.most_at_once == 2
+
+
+def test_whatever_goes_wrong_a_place_is_given_back(fetching: Callable[..., TestClient], server: PhotoServer) -> None:
+    client = fetching(image_url_fetches=1)
+    for path in ("/missing", "/page", "/red.png") * 2 * WAITING_FOR_ONE:
+        put(client, "p", "\0" if path == "/red.png" else None, image_url=url(server, path))
+        client.post("/match/batch", json={"items": [{"image_url": url(server, path), "title": "\0"}]})
+    assert ask(client, None, image_url=url(server)).status_code == 200
+    assert "error" not in lines(client.post("/match/batch", json={"items": [{"image_url": url(server)}]}))[0]
 
 
 def _finished(pending: list[Any]) -> Iterator[Response]:

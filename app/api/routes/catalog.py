@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 
 from app.api.audit import audit, audited_failure
-from app.api.routes.common import IMAGE_URL, PROBLEMS, QueriedCatalog, SentCatalog, service_of
-from app.api.schemas import AnswerOut, PageOut, ProductOut
+from app.api.routes.common import PROBLEMS, QueriedCatalog, SentCatalog, service_of
+from app.api.schemas import IMAGE_URL, AnswerOut, PageOut, ProductOut
 from app.api.security import caller_of
 from app.api.uploads import FormFields, read_json_object, read_upload
-from app.core.product import check_attributes, check_filter
+from app.core.product import check_attributes, check_filter, check_id
 from app.errors import InvalidFilter
 from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
@@ -38,6 +38,7 @@ async def put_product(
     """Indexes or replaces one product. Answers after it is on disk and can be found: 201 if the id was new, else 200."""
     service, caller = service_of(request), caller_of(request)
     with audited_failure(caller, "index", catalog, id):
+        check_id(id)  # before a photo is fetched
         kept = check_attributes(read_json_object(attributes, "attributes"), service.matcher.limits)
         photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
         service.matcher.check_photos(len(photos) + len(image_url or []))

@@ -18,7 +18,6 @@ from app.core.product import DEFAULT_CATALOG
 from app.errors import InvalidInput
 
 NDJSON = "application/x-ndjson"
-IMAGE_URL = "Where to fetch a photo, instead of uploading it; only if SAMESKU_IMAGE_URLS is set."
 
 _DESCRIPTIONS = {
     400: "A form that cannot be read, is cut off, or has too many parts.",

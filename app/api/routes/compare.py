@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
-from app.api.routes.common import IMAGE_URL, PROBLEMS, decisions_of, one_photo, service_of
-from app.api.schemas import VerdictOut
+from app.api.routes.common import PROBLEMS, decisions_of, one_photo, service_of
+from app.api.schemas import IMAGE_URL, VerdictOut
 from app.api.uploads import FormFields
 from app.judge import Rule, check_rule
 from app.matcher import reading_side

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
-from app.api.routes.common import IMAGE_URL, PROBLEMS, SentCatalog, decisions_of, one_photo, service_of
-from app.api.schemas import AnswerOut
+from app.api.routes.common import PROBLEMS, SentCatalog, decisions_of, one_photo, service_of
+from app.api.schemas import IMAGE_URL, AnswerOut
 from app.api.uploads import FormFields, read_json_object
 from app.core.product import check_filter
 from app.errors import InvalidFilter, InvalidInput
