@@ -343,6 +343,18 @@ def test_a_form_that_is_cut_off_is_refused(served: TestClient, call: str, missin
     assert put(served, "p1", "red abc", RED).status_code == 200
 
 
+@pytest.mark.parametrize("before_the_end", [b"", b"\r", b"\n", b"x", b"\n\r"], ids=ascii)
+@pytest.mark.parametrize("call", FORM_CALLS)
+def test_a_last_line_that_is_part_of_a_photo_ends_no_form(served: TestClient, call: str, before_the_end: bytes) -> None:
+    body = b'--edge\r\nContent-Disposition: form-data; name="id"\r\n\r\np1\r\n--edge\r\n'
+    body += (
+        b'Content-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + RED + before_the_end + b"--edge--\r\n"
+    )
+    kind = {"content-type": "multipart/form-data; boundary=edge"}
+    check_problem(served.post(call, content=body, headers=kind), [400], "bad_request")
+    check_problem(served.post(call, content=b"--edge--\r\n", headers=kind), [422])  # a form without a field, but whole
+
+
 # -- headers ---------------------------------------------------------------------------------------------------
 
 

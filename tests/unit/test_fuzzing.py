@@ -24,7 +24,10 @@ def nameless_and_encrypted() -> bytes:
     return bytes(data)
 
 
-FOUND: dict[str, list[bytes]] = {"zip": [nameless_and_encrypted()]}
+LAST_LINE_IN_THE_FILE = (
+    b'\xff--samesku\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc--samesku--\r\n'
+)
+FOUND: dict[str, list[bytes]] = {"zip": [nameless_and_encrypted()], "form": [LAST_LINE_IN_THE_FILE]}
 
 
 @pytest.fixture(scope="module", autouse=True)
