@@ -9,6 +9,7 @@ from app.catalog.data_folder import DataFolder
 from app.catalog.keys import LocalKeys, open_keys
 from app.catalog.local import LocalCatalog
 from app.catalog.rows import IndexOptions
+from app.core.product import ProductLimits
 from app.encoders.preprocess import InputLimits
 from app.judge import Judge
 from app.matcher import Matcher
@@ -32,6 +33,14 @@ def build_encoder(settings: Settings, bundle: Bundle) -> MultimodalEncoder:
     chosen = runtime.choose(settings.device, settings.engine, settings.engine_threads)
     cache = EngineCache(places(bundle.folder, settings.data_dir, settings.engine_cache), bundle.fingerprint)
     return MultimodalEncoder(bundle.manifest.spec(), bundle.folder, chosen, limits, cache)
+
+
+def product_limits(settings: Settings) -> ProductLimits:
+    """Returns what products, filters and tables may hold, as the settings say."""
+    return ProductLimits(
+        settings.max_photos, settings.max_attributes, settings.max_attribute_chars, settings.max_filter_values,
+        settings.max_table_columns,
+    )  # fmt: skip
 
 
 def build_pair_model(bundle: Bundle) -> PairModel | None:
@@ -59,7 +68,7 @@ def build_matcher(settings: Settings) -> Matcher:
         with ThreadPoolExecutor(1, thread_name_prefix="catalog") as pool:
             catalog = pool.submit(_open_catalog, settings, bundle, data)  # large ones take seconds, and so do the towers
             encoder = build_encoder(settings, bundle)
-        return Matcher(encoder, catalog.result(), build_judge(bundle), bundle.label)
+        return Matcher(encoder, catalog.result(), build_judge(bundle), bundle.label, product_limits(settings))
     except BaseException:
         data.close()
         raise

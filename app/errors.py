@@ -7,6 +7,8 @@
     |   |-- EmptyProduct        neither a usable photo nor a title
     |   |-- InvalidFilter       an attribute filter that cannot be read
     |   |-- DuplicateIds        one batch names the same id twice
+    |   |-- ImageUrlRefused     an address that photos are not fetched from
+    |   |-- ImageUrlUnreachable a photo that could not be fetched
     |   `-- InvalidListings     a table of listings that cannot be read (file, row and remedy in the message)
     |-- UnsupportedMedia        a body of a content type that the call does not take
     |-- PayloadTooLarge         more bytes, pixels or rows than the limits allow
@@ -79,6 +81,18 @@ class DuplicateIds(InvalidInput):
     """One batch names the same id twice."""
 
     code = "duplicate_ids"
+
+
+class ImageUrlRefused(InvalidInput):
+    """An address that photos are not fetched from, by how it is written."""
+
+    code = "image_url_refused"
+
+
+class ImageUrlUnreachable(InvalidInput):
+    """A photo that could not be fetched; one text, whatever the reason, since reasons tell of the network."""
+
+    code = "image_url_unreachable"
 
 
 class InvalidListings(InvalidInput):

@@ -9,15 +9,33 @@ from dataclasses import dataclass, field, replace
 
 from app.catalog.base import Catalog, Stored
 from app.core.answer import Answer
-from app.core.product import DEFAULT_CATALOG, Embedding, Prepared, ProductDraft, Query, Scalar, Upload, check_id
+from app.core.product import (
+    DEFAULT_CATALOG,
+    DEFAULT_LIMITS,
+    Embedding,
+    Prepared,
+    ProductDraft,
+    ProductLimits,
+    Query,
+    Scalar,
+    Upload,
+    check_id,
+)
 from app.core.statements import Side, Statement, StatementDraft
 from app.embedding import embed, read
 from app.encoders.base import Encoder
-from app.errors import EmptyProduct, InvalidImage, InvalidInput, InvalidTitle, PayloadTooLarge
+from app.errors import (
+    EmptyProduct,
+    ImageUrlRefused,
+    ImageUrlUnreachable,
+    InvalidImage,
+    InvalidInput,
+    InvalidTitle,
+    PayloadTooLarge,
+)
 from app.judge import Judge, ProductSide, Rule, Verdict, check_rule
 from app.verifying import Verifier
 
-MAX_PHOTOS = 20
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 20
 _PROBE_PHOTO = (  # a blue square on brown, PNG, 32 x 32
@@ -70,7 +88,9 @@ class PreparedProduct:
 class Matcher:
     """Everything the service does, for one bundle and one catalog store. Safe to call from several threads."""
 
-    def __init__(self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str) -> None:
+    def __init__(
+        self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str, limits: ProductLimits = DEFAULT_LIMITS
+    ) -> None:
         """Takes the parts as they are.
 
         Args:
@@ -78,8 +98,9 @@ class Matcher:
             catalog: where products live; its vectors must be the encoder's.
             judge: the bundle's thresholds and pair model.
             model: what answers call the model, `name@fingerprint`.
+            limits: what products may hold.
         """
-        self.encoder, self.catalog, self.judge, self.model = encoder, catalog, judge, model
+        self.encoder, self.catalog, self.judge, self.model, self.limits = encoder, catalog, judge, model, limits
         self.verifier = Verifier(lambda name, product_id: catalog.photo(name, product_id, 0)[0], encoder.limits)
 
     # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
@@ -93,13 +114,17 @@ class Matcher:
         """
         return read(self.encoder, [] if image is None else [image], title)[0]
 
+    def check_photos(self, photos: int) -> None:
+        """Raises InvalidInput if a product must not have so many photos."""
+        if photos > self.limits.photos:
+            raise InvalidInput(f"a product takes at most {self.limits.photos} photos, got {photos}.")
+
     def read_product(
         self, product_id: str, title: str | None, images: Sequence[bytes], attributes: Mapping[str, Scalar]
     ) -> PreparedProduct:
         """Checks and decodes one product. Raises as `read_query`, and InvalidInput for a bad id or too many photos."""
         check_id(product_id)
-        if len(images) > MAX_PHOTOS:
-            raise InvalidInput(f"a product takes at most {MAX_PHOTOS} photos, got {len(images)}.")
+        self.check_photos(len(images))
         prepared, uploads, clean = read(self.encoder, images, title)
         return PreparedProduct(product_id, clean, uploads, attributes, prepared)
 
@@ -195,6 +220,8 @@ def reading_side(side: str) -> Iterator[None]:
         raise EmptyProduct(f"the {side} side: {error}") from error
     except InvalidTitle as error:
         raise InvalidTitle(f"{side}_title: {error}") from error
+    except (ImageUrlRefused, ImageUrlUnreachable) as error:
+        raise type(error)(f"{side}_image_url: {error}") from error
     except (InvalidImage, PayloadTooLarge) as error:  # only photos are measured in bytes and pixels
         raise type(error)(f"{side}_image: {error}") from error
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
+Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseSettings):
@@ -35,6 +38,11 @@ class Settings(BaseSettings):
         max_image_bytes, max_image_pixels: of one photo.
         min_image_side_px: shortest side of a photo.
         max_title_chars: of one title.
+        max_photos: of one product.
+        max_attributes, max_attribute_chars: of one product, and of a filter; of an attribute that is text.
+        max_filter_values: that a filter accepts of one attribute.
+        max_table_columns: of a manifest, or of a table that `index` or `match` reads.
+        max_feedback_bytes: body of one statement.
         max_request_bytes: body of any call but the batches.
         max_batch_bytes: body of a batch call.
         max_batch_items: products or queries in one batch call.
@@ -44,6 +52,12 @@ class Settings(BaseSettings):
         max_zip_entries: in the zip of a batch, whether they are asked for or not.
         max_zip_ratio: how many times as large as its packed form a photo of more than 1 MiB may be.
         max_unpacked_bytes: of all photos of a batch, each as often as it is named.
+        image_urls: take `image_url` instead of an uploaded photo, and fetch it.
+        image_url_hosts: that are asked for photos, in lower case; `*.shop.example` for all below it. Empty: all.
+        image_url_networks: asked although they are not public, if the host is named in `image_url_hosts`, and not by a `*`.
+        image_url_ports: that are asked; 443 alone leaves https alone.
+        image_url_timeout_s: for the photos of one product or query.
+        image_url_fetches: products or queries whose photos are fetched at the same time, and half as many items of batches.
         max_batch_size: items that the towers and the index take at once.
         batch_wait_ms: how long an incomplete batch waits for company while the worker is idle.
         index_precision: of the vectors in the search index; `float16` takes half the memory and moves scores by less than
@@ -81,6 +95,12 @@ class Settings(BaseSettings):
     max_image_pixels: Positive = 50_000_000
     min_image_side_px: Positive = 16
     max_title_chars: Positive = 2000
+    max_photos: Annotated[int, Field(gt=0, le=1000)] = 20
+    max_attributes: Annotated[int, Field(gt=0, le=1000)] = 64
+    max_attribute_chars: Annotated[int, Field(gt=0, le=10_000)] = 500
+    max_filter_values: Annotated[int, Field(gt=0, le=10_000)] = 100
+    max_table_columns: Positive = 1000
+    max_feedback_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     max_request_bytes: Positive = 64 * MIB
     max_batch_bytes: Positive = 1024 * MIB
     max_batch_items: Positive = 20_000
@@ -91,6 +111,12 @@ class Settings(BaseSettings):
     max_zip_entries: Positive = 100_000
     max_zip_ratio: Positive = 200
     max_unpacked_bytes: Positive = 8 * 1024 * MIB
+    image_urls: bool = False
+    image_url_hosts: tuple[Host, ...] = ()
+    image_url_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    image_url_ports: Annotated[tuple[Port, ...], Field(min_length=1)] = (80, 443)
+    image_url_timeout_s: Annotated[float, Field(gt=0, le=300)] = 15.0
+    image_url_fetches: Annotated[int, Field(gt=0, le=256)] = 8
     max_batch_size: Positive = 32
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     index_precision: Literal["float32", "float16"] = "float32"
@@ -99,3 +125,10 @@ class Settings(BaseSettings):
     decode_threads: Positive = 4
     record_cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
     ready_cache_s: Annotated[float, Field(ge=0)] = 3.0
+
+    @model_validator(mode="after")
+    def _private_hosts_are_named(self) -> Self:
+        """Names that anybody may have made must not lead into a private network."""
+        if self.image_url_networks and not any(not host.startswith("*") for host in self.image_url_hosts):
+            raise ValueError("SAMESKU_IMAGE_URL_NETWORKS needs SAMESKU_IMAGE_URL_HOSTS to name the hosts in them in full")
+        return self

@@ -63,7 +63,7 @@ class Metrics:
             registry=self.registry,
         )
         self.stage = Histogram(
-            "samesku_stage_seconds", "Time in one stage: queue, encode, search.", ["stage"],
+            "samesku_stage_seconds", "Time in one stage: fetch, queue, encode, search.", ["stage"],
             buckets=_LATENCY_S, registry=self.registry,
         )  # fmt: skip
         self.batch = Histogram(

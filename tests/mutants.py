@@ -12,9 +12,13 @@ from typing import Any
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 
+from app.encoders.preprocess import InputLimits
 from tests.api.calls import ask, check_problem, found, lines, zip_file
+from tests.fakes import FakeEncoder
+from tests.photo_server import LOOPBACK, Names, PhotoServer, answer, may_fetch, redirect
 
 SAMPLES = Path(__file__).parent.parent / "samples"
+HOST = "photos.test"
 BATCH = 50
 WHOLE = (200, 201, 204)
 
@@ -120,8 +124,8 @@ class Request:
     content_type: str
 
 
-def whole_requests(photos: Sequence[bytes]) -> list[Request]:
-    """Requests that succeed: forms with every kind of field, both forms of a batch, JSON."""
+def whole_requests(photos: Sequence[bytes], url: bytes) -> list[Request]:
+    """Requests that succeed: forms with every kind of field, both forms of a batch, JSON; photos uploaded and at a URL."""
     kind = "multipart/form-data; boundary=samesku"
     manifest = b"id,title,image,brand\nm0,carrots,a.jpg,Acme\nm1,tomatoes,b.png|a.jpg,\n"
     archive = zip_file({"a.jpg": photos[0], "b.png": photos[8]})[1]
@@ -133,6 +137,8 @@ def whole_requests(photos: Sequence[bytes]) -> list[Request]:
     pair = _form({"left_title": b"a", "right_title": b"b"}, sides)
     asked = b'{"items": [{"id": "a", "title": "x", "image": null}, {"title": "y"}], "limit": 2}'
     items = b'{"items": [{"id": "mutant", "title": "x", "attributes": {"n": 1.5}}]}'
+    remote = b'{"items": [{"id": "mutant", "title": "x", "image_url": "%s", "image_urls": ["%s"]}]}' % (url, url)
+    table = b"id,title,image_url\nm0,carrots,%s\nm1,tomatoes,%s|%s\n" % (url, url, url)
     said = b'{"sides": [{"id": "good"}, {"title": "Carrots"}], "same": false, "by": "ana", "note": "n"}'
     return [
         Request("/match", _form(query, {"image": ("q.jpg", photos[0])}), kind),
@@ -143,6 +149,10 @@ def whole_requests(photos: Sequence[bytes]) -> list[Request]:
         Request("/match/batch", asked, "application/json"),
         Request("/catalog/batch", items, "application/json"),
         Request("/feedback", said, "application/json"),
+        Request("/match", _form(query | {"image_url": url}, {}), kind),
+        Request("/catalog", _form(product | {"image_url": url}, {"image": ("p.png", photos[8])}), kind),
+        Request("/catalog/batch", remote, "application/json"),
+        Request("/catalog/batch", _form({}, {"manifest": ("m.csv", table)}), kind),
         Request("/match", b"title=carrots+%C3%A4&limit=3&catalog=default", "application/x-www-form-urlencoded"),
     ]
 
@@ -157,17 +167,31 @@ def _form(fields: dict[str, bytes], files: dict[str, tuple[str, bytes]]) -> byte
     return body + b"--samesku--\r\n"
 
 
-class Mill:
-    """Sends damaged things and looks at the answers."""
+def mill_settings(server: PhotoServer) -> dict[str, Any]:
+    """What the app must be made with: photos are small, and may be fetched."""
+    names = Names({HOST: [LOOPBACK]})
+    small = {"encoder": FakeEncoder(InputLimits(image_pixels=4_000_000)), "max_image_pixels": 4_000_000}
+    return small | may_fetch(server, HOST) | {"resolve": names}
 
-    def __init__(self, client: TestClient) -> None:
-        self.client, self.photos = client, real_photos()
-        self.requests = whole_requests(self.photos)
+
+class Mill:
+    """Sends damaged things and looks at the answers; so does the server that the client's app may fetch photos from."""
+
+    def __init__(self, client: TestClient, server: PhotoServer) -> None:
+        self.client, self.server, self.photos = client, server, real_photos()
+        self.requests = whole_requests(self.photos, self._url("/whole").encode())
+        self.answers = [
+            *(answer(photo) for photo in self.photos),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+            % (len(self.photos[6]), self.photos[6]),
+            redirect(self._url("/whole")),
+        ]
+        server.answers["/whole"] = answer(self.photos[6])
         for photo in self.photos:
             assert ask(client, "good", photo).status_code == 200
         self.good = {"title": "good", "image": self.photos[0]}
-        answer = client.post("/catalog", data={"id": "good", "title": "good"}, files={"image": ("g.jpg", self.photos[0])})
-        assert answer.status_code == 201
+        made = client.post("/catalog", data={"id": "good", "title": "good"}, files={"image": ("g.jpg", self.photos[0])})
+        assert made.status_code == 201
         for request in self.requests:
             assert self._send(request, request.body) in WHOLE, request.path
 
@@ -175,8 +199,11 @@ class Mill:
         """Sends so many; yields how many have been sent after each batch, when a good request has succeeded."""
         chance = random.Random(seed)
         for number in range(1, mutants + 1):
-            if chance.random() < 0.6:
+            kind = chance.random()
+            if kind < 0.45:
                 self._photo(chance)
+            elif kind < 0.6:
+                self._fetched(chance, f"seed {seed}, mutant {number}")
             else:
                 request = chance.choice(self.requests)
                 parts = [one.body for one in self.requests]
@@ -190,6 +217,17 @@ class Mill:
         answer = ask(self.client, None, image)
         if answer.status_code != 200:
             check_problem(answer, [413, 422])
+
+    def _fetched(self, chance: random.Random, name: str) -> None:
+        self.server.requests.clear()
+        self.server.answers["/mutant"] = damaged(chance.choice(self.answers), chance, self.answers)
+        fetched = ask(self.client, None, image_url=self._url("/mutant"))
+        if fetched.status_code != 200:
+            check_problem(fetched, [413, 422])
+        assert self.server.requests, name
+
+    def _url(self, path: str) -> str:
+        return f"http://{HOST}:{self.server.port}{path}"
 
     def _send(self, request: Request, body: bytes, name: str = "") -> int:
         headers = {"content-type": request.content_type}

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import errors
+from app.api.fetching import Resolve
 from app.api.keyring import Keyring
 from app.api.middleware import BodyLimit, HeaderLimit, RequestLog, WholeForms
 from app.api.rate_limit import RateLimiter
@@ -29,7 +30,11 @@ score (a cosine in [-1, 1]) reaches the threshold. Errors are RFC 9457 problem d
 
 
 def create_app(
-    matcher: Matcher, settings: Settings, model_details: dict[str, Any] | None = None, keys: KeyStore | None = None
+    matcher: Matcher,
+    settings: Settings,
+    model_details: dict[str, Any] | None = None,
+    keys: KeyStore | None = None,
+    resolve: Resolve | None = None,
 ) -> FastAPI:
     """Returns the app.
 
@@ -38,6 +43,7 @@ def create_app(
         settings: limits and batching.
         model_details: what `GET /model` shows besides the matcher's own words.
         keys: who may do what; without them, everybody may do everything: for programs that embed the app, and for tests.
+        resolve: how the names in `image_url` are looked up; without it, as this machine does.
     """
     metrics = Metrics()
     alone = is_loopback(settings.host) or settings.allow_anonymous
@@ -45,7 +51,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(matcher, settings, metrics)
+        app.state.service = Service(matcher, settings, metrics, resolve)
         app.state.service.start()
         noting = asyncio.create_task(keyring.keep_noting()) if keyring else None
         yield

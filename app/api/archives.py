@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zipfile
-import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
@@ -44,28 +44,36 @@ class PhotoArchive:
         bounded = _Bounded(file, limits.entries * ENTRY_BYTES + SMALL_BYTES)
         try:
             self._archive = zipfile.ZipFile(cast("IO[bytes]", bounded))
-        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        except PayloadTooLarge:
+            raise
+        except Exception as error:  # zipfile raises whatever it trips over, from struct.error to IndexError
             raise InvalidInput("photos is not a zip file, or is cut off: pack it again.") from error
         bounded.most = None  # entries are measured one by one
         if len(self._archive.filelist) > limits.entries:
             raise _too_many(limits.entries)
+        counts = Counter(entry.filename for entry in self._archive.filelist)
+        self._repeated = {name for name, count in counts.items() if count > 1}
 
     def read(self, name: str) -> bytes:
         """Returns an entry.
 
         Raises:
-            InvalidInput: there is none of that name, or it cannot be unpacked.
+            InvalidInput: there is none of that name, or more than one, or it cannot be unpacked.
             PayloadTooLarge: it is too large, too well packed, or one too many.
         """
         shown, limits = f"photo '{name[:80]}'", self._limits
+        if name in self._repeated:  # programs do not agree which of them counts
+            raise InvalidInput(f"{shown} is in the zip more than once: give every photo a name of its own.")
         try:
             entry = self._archive.getinfo(name)
             self._check(entry, shown)
             with self._archive.open(entry) as stream:
                 data = stream.read(limits.photo_bytes + 1)
+        except (InvalidInput, PayloadTooLarge):
+            raise
         except KeyError:
             raise InvalidInput(f"{shown} is not in the zip: use the names inside the archive.") from None
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
+        except Exception as error:  # as above, and zlib.error
             raise InvalidInput(f"{shown} cannot be unpacked: pack the zip again, without a password.") from error
         if len(data) > limits.photo_bytes:
             raise _too_large(shown, limits)

@@ -122,6 +122,7 @@ class WholeForms:
     """ASGI middleware: refuses multipart forms without their last line.
 
     The parser takes a form that ends in the middle of a photo for one without it, and a product would lose it unnoticed.
+    So it does if the last line is in the photo: only at the start of a line it is one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -135,7 +136,7 @@ class WholeForms:
         if kind != b"multipart/form-data" or b"boundary" not in options:
             await self._app(scope, receive, send)
             return
-        last, tail = b"--" + options[b"boundary"] + b"--", b""
+        last, tail = b"\r\n--" + options[b"boundary"] + b"--", b"\r\n"
 
         async def receive_whole() -> Message:
             nonlocal tail

@@ -16,6 +16,7 @@ from app.core.product import DEFAULT_CATALOG, Product, Scalar
 from app.errors import InvalidImage, InvalidInput
 from app.judge import Verdict
 
+IMAGE_URL = "Where to fetch a photo, instead of uploading it; only if SAMESKU_IMAGE_URLS is set."
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine, bigger is more alike.")]
 Point = Annotated[list[int | float], Field(min_length=2, max_length=2)]  # OpenAPI has no tuples
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -182,7 +183,7 @@ class ProblemOut(BaseModel):
 
 
 class BatchItemIn(BaseModel):
-    """One item of a JSON batch: a query, or a product. Photos are base64."""
+    """One item of a JSON batch: a query, or a product. Photos are base64, or fetched from their addresses."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -190,6 +191,8 @@ class BatchItemIn(BaseModel):
     title: str | None = None
     image: str | None = None
     images: list[str] = []
+    image_url: Annotated[str | None, Field(description=IMAGE_URL)] = None
+    image_urls: Annotated[list[str], Field(description=IMAGE_URL)] = []
     attributes: dict[str, Any] = {}
 
     @classmethod
@@ -199,6 +202,10 @@ class BatchItemIn(BaseModel):
             return cls.model_validate(item)
         except ValidationError as error:
             raise first_problem(error, "item") from None
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where to fetch photos."""
+        return tuple(([] if self.image_url is None else [self.image_url]) + self.image_urls)
 
     def photos(self) -> list[bytes]:
         """Decodes the photos. Raises InvalidImage if one is not base64."""

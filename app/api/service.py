@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
+from app.api.fetching import Fetcher, Resolve
 from app.catalog.base import Stored
 from app.core.answer import Answer
 from app.core.product import Embedding, Prepared, Query
@@ -34,8 +35,10 @@ Item = TypeVar("Item")
 class Service:
     """What the routes call. One instance per app, used on its event loop."""
 
-    def __init__(self, matcher: Matcher, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, matcher: Matcher, settings: Settings, metrics: Metrics, resolve: Resolve | None = None) -> None:
+        """`resolve`: how the names of other machines are looked up; None: as this machine does."""
         self.matcher, self.settings, self.metrics = matcher, settings, metrics
+        self.fetcher = Fetcher.of(settings, resolve, metrics.stage.labels("fetch").observe)
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         # threads of its own: a photo of a single request must not wait behind dozens of the bulk
         self._bulk_decoders = ThreadPoolExecutor(max(1, settings.decode_threads // 2), thread_name_prefix="decode-bulk")
@@ -63,6 +66,7 @@ class Service:
         """Finishes what has been accepted, then stops the workers and closes the catalog."""
         await self._embedder.stop()
         await self._searcher.stop()
+        self.fetcher.close()
         self._decoders.shutdown()
         self._bulk_decoders.shutdown()
         self._writer.shutdown()

@@ -20,9 +20,10 @@ from starlette.datastructures import UploadFile as StarletteUpload
 
 from app.api.archives import ArchiveLimits, PhotoArchive
 from app.api.schemas import BatchItemIn, first_problem
-from app.core.product import check_attributes
+from app.core.product import ProductLimits, check_attributes
 from app.errors import (
     DuplicateIds,
+    ImageUrlRefused,
     InvalidFilter,
     InvalidInput,
     InvalidListings,
@@ -34,7 +35,7 @@ from app.listings import BadRow, Columns, Listing, csv_rows, jsonl_rows, read_ro
 from app.settings import Settings
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
-MAX_JSON_BYTES = 256 * 1024  # of a single JSON object; those of batches have a setting
+IMAGE_URL_COLUMN = "image_url"
 Load = Callable[[], Listing | BadRow]
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -64,6 +65,8 @@ class FormFields:
         for field in form:
             if field.endswith("title") and form[field] == "":
                 raise InvalidTitle(f"the {field.replace('_', ' ')} is empty: leave the field out, or send some text.")
+            if field.endswith("image_url") and "" in form.getlist(field):
+                raise ImageUrlRefused(f"{field} is empty: leave the field out, or send an address.")
 
 
 def read_json_object(text: str | None, field: str, error: type[InvalidInput] = InvalidInput) -> dict[str, Any]:
@@ -79,13 +82,13 @@ def read_json_object(text: str | None, field: str, error: type[InvalidInput] = I
     return value
 
 
-async def read_json(request: Request, schema: type[Schema]) -> Schema:
-    """Reads a JSON body. Raises UnsupportedMedia, and InvalidInput that says which field is wrong."""
+async def read_json(request: Request, schema: type[Schema], most_bytes: int) -> Schema:
+    """Reads a JSON body. Raises UnsupportedMedia, PayloadTooLarge, and InvalidInput that says which field is wrong."""
     if content_type(request) != "application/json":
         raise UnsupportedMedia("send the fields as JSON, with the header Content-Type: application/json.")
     body = await request.body()
-    if len(body) > MAX_JSON_BYTES:
-        raise PayloadTooLarge(f"the JSON has {len(body):,} bytes, at most {MAX_JSON_BYTES:,} are taken.")
+    if len(body) > most_bytes:
+        raise PayloadTooLarge(f"the JSON has {len(body):,} bytes, at most {most_bytes:,} are taken.")
     try:
         return await asyncio.to_thread(schema.model_validate_json, body)
     except ValidationError as error:
@@ -101,28 +104,37 @@ async def read_upload(upload: UploadFile, limit: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What is taken in one batch: items, bytes of a JSON body or a manifest, and what is unpacked."""
+    """What is taken in one batch: items, bytes of a JSON body or a manifest, what is unpacked, what products hold."""
 
     items: int
     manifest_bytes: int
     archive: ArchiveLimits
+    product: ProductLimits
 
     @classmethod
-    def of(cls, settings: Settings) -> BatchLimits:
+    def of(cls, settings: Settings, product: ProductLimits) -> BatchLimits:
         """As the settings say."""
         archive = ArchiveLimits(
             settings.max_image_bytes, settings.max_zip_entries, settings.max_zip_ratio, settings.max_unpacked_bytes
         )
-        return cls(settings.max_batch_items, settings.max_manifest_bytes, archive)
+        return cls(settings.max_batch_items, settings.max_manifest_bytes, archive, product)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """An item of a batch: its position, its id if it has one, and how to load it (decodes, so not on the loop)."""
+    """An item of a batch.
+
+    Attributes:
+        index: its position.
+        id: if it has one.
+        load: reads it, not on the loop, since that decodes.
+        remote: it may have photos that are to be fetched.
+    """
 
     index: int
     id: str | None
     load: Load
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +173,7 @@ async def read_batch(request: Request, schema: type[BaseModel], limits: BatchLim
     if kind == "application/json":
         body = await request.body()
         _check_manifest(len(body), limits)
-        batch = await asyncio.to_thread(_json_batch, body, schema)
+        batch = await asyncio.to_thread(_json_batch, body, schema, limits.product)
     elif kind == "multipart/form-data":
         form = await request.form(max_files=2, max_fields=16)
         async with closed_on_error(form):
@@ -192,16 +204,16 @@ def _check_items(items: Sequence[BatchItem], max_items: int) -> None:
         raise DuplicateIds(f"{len(twice)} ids occur more than once ({shown}): nothing was done. Send each id once.")
 
 
-def _json_batch(body: bytes, schema: type[BaseModel]) -> Batch:
+def _json_batch(body: bytes, schema: type[BaseModel], limits: ProductLimits) -> Batch:
     try:
         fields = schema.model_validate_json(body).model_dump()
     except ValidationError as error:
         raise first_problem(error, "body") from None
-    items = [_json_item(index, item) for index, item in enumerate(fields.pop("items"))]
+    items = [_json_item(index, item, limits) for index, item in enumerate(fields.pop("items"))]
     return Batch(items, fields)
 
 
-def _json_item(index: int, item: Any) -> BatchItem:
+def _json_item(index: int, item: Any, limits: ProductLimits) -> BatchItem:
     named = item.get("id") if isinstance(item, dict) else None
     item_id = named if isinstance(named, str) else None
 
@@ -209,11 +221,12 @@ def _json_item(index: int, item: Any) -> BatchItem:
         try:
             read = BatchItemIn.read(item)
             photos = tuple(read.photos())
-            return Listing(index + 1, read.id, read.title, photos, check_attributes(read.attributes))
+            attributes = check_attributes(read.attributes, limits)
+            return Listing(index + 1, read.id, read.title, photos, attributes, image_urls=read.addresses())
         except InvalidInput as error:
             return BadRow(index + 1, item_id, error)
 
-    return BatchItem(index, item_id, load)
+    return BatchItem(index, item_id, load, isinstance(item, dict) and bool(item.get("image_url") or item.get("image_urls")))
 
 
 def _form_batch(form: FormData, schema: type[BaseModel], limits: BatchLimits) -> Batch:
@@ -235,24 +248,27 @@ def _form_batch(form: FormData, schema: type[BaseModel], limits: BatchLimits) ->
     options.pop("items")
     _check_manifest(manifest.size or 0, limits)
     open_photo = _photo_opener(photos, limits)
-    return Batch(_manifest_items(manifest, open_photo, limits.items), options, form)
+    return Batch(_manifest_items(manifest, open_photo, limits), options, form)
 
 
-def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes], max_items: int) -> list[BatchItem]:
+def _manifest_items(manifest: StarletteUpload, open_photo: Callable[[str], bytes], limits: BatchLimits) -> list[BatchItem]:
     name = manifest.filename or "manifest"
     text = io.TextIOWrapper(manifest.file, "utf-8-sig", newline="")
-    columns = Columns()
+    columns = Columns(image_url=IMAGE_URL_COLUMN)
     if name.lower().endswith(".csv"):
-        every = with_checked_header(csv_rows(text, name), columns, name)
+        every = with_checked_header(csv_rows(text, name), columns, name, limits=limits.product)
     else:
         every = jsonl_rows(text, name)
-    rows = list(islice(every, max_items + 1))  # one too many is enough to refuse it
+    rows = list(islice(every, limits.items + 1))  # one too many is enough to refuse it
     if not any(isinstance(row, Mapping) for row in rows):
         raise rows[0] if rows and isinstance(rows[0], InvalidListings) else InvalidInput(f"{name} has no rows.")
     return [
-        BatchItem(index, row_id(row, columns), partial(read_row, index + 1, row, columns, open_photo))
+        BatchItem(
+            index, row_id(row, columns), partial(read_row, index + 1, row, columns, open_photo, limits.product),
+            isinstance(row, Mapping) and bool(row.get(IMAGE_URL_COLUMN)),
+        )
         for index, row in enumerate(rows)
-    ]
+    ]  # fmt: skip
 
 
 def _photo_opener(photos: StarletteUpload | None, limits: BatchLimits) -> Callable[[str], bytes]:

@@ -46,11 +46,12 @@ def index(
     if file is None:
         _reembed(settings)
         return
-    from app.bootstrap import build_matcher
+    from app.bootstrap import build_matcher, product_limits
     from app.bulk import index_rows
     from app.listings import count_rows, read_table
 
-    rows = read_table(file, columns(id_column, title_column, image_column, group_column, phash_column), images)
+    named = columns(id_column, title_column, image_column, group_column, phash_column)
+    rows = read_table(file, named, images, product_limits(settings))
     matcher = build_matcher(settings)
     try:
         with progress("Indexing", count_rows(file)) as tick:

@@ -46,7 +46,7 @@ def match(
     bundle: BundleDir = None,
 ) -> None:
     """Match a table of queries. A query that cannot be read gets a row with the error; the rest goes on."""
-    from app.bootstrap import build_matcher
+    from app.bootstrap import build_matcher, product_limits
     from app.bulk import match_rows
     from app.listings import count_rows, read_table
     from app.matcher import MatchOptions
@@ -55,8 +55,10 @@ def match(
     if writer is None:
         raise InvalidInput(f"--out must end in {', '.join(_WRITERS)}, not '{out.suffix}'.")
     options = MatchOptions(threshold, limit, catalog=catalog)
-    rows = read_table(file, columns(id_column, title_column, image_column, group_column, phash_column), images)
-    matcher = build_matcher(Settings() if bundle is None else Settings(bundle=bundle))
+    settings = Settings() if bundle is None else Settings(bundle=bundle)
+    named = columns(id_column, title_column, image_column, group_column, phash_column)
+    rows = read_table(file, named, images, product_limits(settings))
+    matcher = build_matcher(settings)
     counts = {"queries": 0, "matched": 0, "failed": 0}
 
     def records() -> Iterator[dict[str, Any]]:

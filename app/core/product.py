@@ -18,12 +18,31 @@ Pixels = NDArray[np.uint8]
 
 DEFAULT_CATALOG = "default"
 MAX_ID_CHARS = 200
-MAX_ATTRIBUTES = 64
-MAX_ATTRIBUTE_CHARS = 500
-MAX_FILTER_VALUES = 100
 
 _CATALOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED_ID_ENDINGS = ("/image", "/matches")
+
+
+@dataclass(frozen=True, slots=True)
+class ProductLimits:
+    """What a product, a filter, and a table of products may hold.
+
+    Attributes:
+        photos: of one product.
+        attributes: of one product, or of a filter.
+        attribute_chars: of an attribute that is text.
+        filter_values: that a filter accepts of one attribute.
+        table_columns: of a table of products.
+    """
+
+    photos: int = 20
+    attributes: int = 64
+    attribute_chars: int = 500
+    filter_values: int = 100
+    table_columns: int = 1000
+
+
+DEFAULT_LIMITS = ProductLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +193,10 @@ def check_catalog(value: str) -> str:
     return value
 
 
-def _check_scalar(name: str, value: object, error: type[InvalidInput]) -> Scalar:
+def _check_scalar(name: str, value: object, error: type[InvalidInput], most_chars: int) -> Scalar:
     if isinstance(value, str):
-        if len(value) > MAX_ATTRIBUTE_CHARS or "\0" in value or not is_unicode(value):
-            raise error(
-                f"attribute '{name}': text must be valid Unicode of at most {MAX_ATTRIBUTE_CHARS} characters without NUL."
-            )
+        if len(value) > most_chars or "\0" in value or not is_unicode(value):
+            raise error(f"attribute '{name}': text must be valid Unicode of at most {most_chars:,} characters without NUL.")
         return value
     if isinstance(value, bool | int | float):
         if not abs(value) < 2**53:  # also refuses NaN and infinities; larger integers do not survive JSON
@@ -194,31 +211,36 @@ def _check_name(name: str, error: type[InvalidInput]) -> str:
     return name
 
 
-def check_attributes(values: Mapping[str, object]) -> dict[str, Scalar]:
+def check_attributes(values: Mapping[str, object], limits: ProductLimits = DEFAULT_LIMITS) -> dict[str, Scalar]:
     """Returns attributes as they are stored: a flat mapping of text, numbers and booleans.
 
     Raises:
-        InvalidInput: more than 64 attributes, nested values, nulls, overlong text, or numbers JSON cannot carry.
+        InvalidInput: too many attributes, nested values, nulls, overlong text, or numbers JSON cannot carry.
     """
-    if len(values) > MAX_ATTRIBUTES:
-        raise InvalidInput(f"at most {MAX_ATTRIBUTES} attributes per product, got {len(values)}.")
-    return {_check_name(name, InvalidInput): _check_scalar(name, value, InvalidInput) for name, value in values.items()}
+    if len(values) > limits.attributes:
+        raise InvalidInput(f"at most {limits.attributes} attributes per product, got {len(values)}.")
+    return {
+        _check_name(name, InvalidInput): _check_scalar(name, value, InvalidInput, limits.attribute_chars)
+        for name, value in values.items()
+    }
 
 
-def check_filter(values: Mapping[str, object]) -> dict[str, tuple[Scalar, ...]]:
+def check_filter(values: Mapping[str, object], limits: ProductLimits = DEFAULT_LIMITS) -> dict[str, tuple[Scalar, ...]]:
     """Returns a filter: attribute -> accepted values. A single value means equality, a list means any of.
 
     Raises:
         InvalidFilter: too many attributes or values, an empty list, or values that no attribute can have.
     """
-    if len(values) > MAX_ATTRIBUTES:
-        raise InvalidFilter(f"a filter takes at most {MAX_ATTRIBUTES} attributes, got {len(values)}.")
+    if len(values) > limits.attributes:
+        raise InvalidFilter(f"a filter takes at most {limits.attributes} attributes, got {len(values)}.")
     where: dict[str, tuple[Scalar, ...]] = {}
     for name, value in values.items():
         accepted = value if isinstance(value, list) else [value]
-        if not 1 <= len(accepted) <= MAX_FILTER_VALUES:
-            raise InvalidFilter(f"filter '{name}': give 1 to {MAX_FILTER_VALUES} accepted values, got {len(accepted)}.")
-        where[_check_name(name, InvalidFilter)] = tuple(_check_scalar(name, v, InvalidFilter) for v in accepted)
+        if not 1 <= len(accepted) <= limits.filter_values:
+            raise InvalidFilter(f"filter '{name}': give 1 to {limits.filter_values} accepted values, got {len(accepted)}.")
+        where[_check_name(name, InvalidFilter)] = tuple(
+            _check_scalar(name, one, InvalidFilter, limits.attribute_chars) for one in accepted
+        )
     return where
 
 

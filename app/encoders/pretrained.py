@@ -112,6 +112,8 @@ def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:
             backbone.load_state_dict({name: weights[name] for name in backbone.state_dict()})
             return backbone, path.stem
         if path.is_dir():
+            if not (path / "model.safetensors").is_file():  # timm would take a pickle
+                raise FileNotFoundError("no model.safetensors in it")
             backbone = timm.create_model(f"local-dir:{path}", pretrained=True, **options)
         else:
             backbone = timm.create_model(source, pretrained=True, **options)
@@ -119,7 +121,7 @@ def _load_backbone(source: str) -> tuple[torch.nn.Module, str]:
     except Exception as error:  # timm raises whatever its hub client and its registry raise
         raise InvalidInput(
             f"no image encoder can be loaded from '{source}' ({_one_line(error)}): give a timm name, "
-            "a timm folder, or a .safetensors file named after its timm architecture."
+            "a timm folder with model.safetensors, or a .safetensors file named after its timm architecture."
         ) from error
 
 
@@ -143,7 +145,7 @@ def title_tower(source: str, options: TitleOptions, out: Path, precision: Precis
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        backbone = AutoModel.from_pretrained(source, trust_remote_code=False)
+        backbone = AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
         fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
     except Exception as error:  # transformers raises whatever its hub client, its registry or its parsers raise

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from app.core import phash
-from app.core.product import Scalar, check_attributes
+from app.core.product import DEFAULT_LIMITS, ProductLimits, Scalar, check_attributes
 from app.errors import AppError, InvalidInput, InvalidListings
 
 PHOTO_SEPARATOR = "|"
-MAX_COLUMNS = 1000
 
 OpenPhoto = Callable[[str], bytes]
 Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be read
@@ -20,7 +19,10 @@ Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns mean what. Each is a name to insist on, or None for the first default that the table has."""
+    """Which columns mean what. Each is a name to insist on, or None for the first default that the table has.
+
+    `image_url` is not insisted on: it is for readers that fetch photos, if the table has it; to others it is an attribute.
+    """
 
     id: str | None = None
     title: str | None = None
@@ -28,6 +30,7 @@ class Columns:
     group: str | None = None
     phash: str | None = None
     family: str | None = None
+    image_url: str | None = None
 
     DEFAULTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "id": ("id", "posting_id", "query"),
@@ -36,33 +39,37 @@ class Columns:
         "group": ("group", "label_group"),
         "phash": ("image_phash",),
         "family": (),  # only where it is named: shops use the word for many things
+        "image_url": (),
     }  # fmt: skip
 
-    def check(self, present: Iterable[str], name: str, needs: Collection[str] = ()) -> None:
+    def check(
+        self, present: Iterable[str], name: str, needs: Collection[str] = (), limits: ProductLimits = DEFAULT_LIMITS
+    ) -> None:
         """Checks the header of a table.
 
         Args:
             present: its columns.
             name: what to call the table in messages.
             needs: roles that must have a column, named or by default.
+            limits: how many columns are taken.
 
         Raises:
-            InvalidListings: a named column, one that is needed, or both title and image are missing.
+            InvalidListings: there are too many, or a named column, one that is needed, or both title and image are missing.
         """
         available = list(present)
-        if len(available) > MAX_COLUMNS:
+        if len(available) > limits.table_columns:
             raise InvalidListings(
-                f"{name} has {len(available):,} columns, at most {MAX_COLUMNS:,} are taken: leave some out."
+                f"{name} has {len(available):,} columns, at most {limits.table_columns:,} are taken: leave some out."
             )
         broken = [column for column in available if not column.isprintable()]
         if broken:
             raise InvalidListings(f"{name} has a column name that is no plain text ({broken[0][:80]!a}): rename it.")
         for role in self.DEFAULTS:
             wanted: str | None = getattr(self, role)
-            if wanted is not None and wanted not in available:
+            if wanted is not None and wanted not in available and role != "image_url":
                 raise InvalidListings(f"{name} has no column '{wanted}' for the {role}, only: {', '.join(available)}.")
         found = self.of(available)
-        if found.title is None and found.image is None:
+        if found.title is None and found.image is None and found.image_url is None:
             raise InvalidListings(
                 f"{name} has neither a title nor an image column, only: {', '.join(available)}. "
                 "Name them with --title-column and --image-column."
@@ -116,6 +123,7 @@ class Listing:
         images: the photos' bytes.
         attributes: the cells of all other columns that are not empty.
         group: the label that equal products share, if the table has one.
+        image_urls: where more photos are to be fetched.
     """
 
     row: int
@@ -124,6 +132,7 @@ class Listing:
     images: tuple[bytes, ...]
     attributes: Mapping[str, Scalar] = field(default_factory=dict)
     group: str | None = None
+    image_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,24 +165,29 @@ class BadRow:
     error: AppError
 
 
-def listings(rows: Iterable[Row], columns: Columns, open_photo: OpenPhoto) -> Iterator[Listing | BadRow]:
+def listings(
+    rows: Iterable[Row], columns: Columns, open_photo: OpenPhoto, limits: ProductLimits = DEFAULT_LIMITS
+) -> Iterator[Listing | BadRow]:
     """Turns rows into listings.
 
     Args:
         rows: mappings from column to cell, or an error where a line could not be read.
         columns: what they mean.
         open_photo: returns the bytes behind a cell of the image column.
+        limits: what a listing may hold.
     """
     for number, row in enumerate(rows, start=1):
-        yield read_row(number, row, columns, open_photo)
+        yield read_row(number, row, columns, open_photo, limits)
 
 
-def read_row(number: int, row: Row, columns: Columns, open_photo: OpenPhoto) -> Listing | BadRow:
+def read_row(
+    number: int, row: Row, columns: Columns, open_photo: OpenPhoto, limits: ProductLimits = DEFAULT_LIMITS
+) -> Listing | BadRow:
     """Turns one row into a listing, its photos loaded; as in `listings`."""
     if isinstance(row, InvalidListings):
         return BadRow(number, None, row)
     try:
-        return _listing(number, row, columns.of(row), open_photo)
+        return _listing(number, row, columns.of(row), open_photo, limits)
     except AppError as error:
         return BadRow(number, row_id(row, columns), error)
 
@@ -218,7 +232,7 @@ def row_id(row: Row, columns: Columns) -> str | None:
     return None if named in (None, "") else str(named)
 
 
-def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: OpenPhoto) -> Listing:
+def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: OpenPhoto, limits: ProductLimits) -> Listing:
     named = columns.named()
     attributes = {key: value for key, value in row.items() if key not in named and value not in (None, "")}
     title = _text(row, columns.title)
@@ -229,8 +243,9 @@ def _listing(number: int, row: Mapping[str, Any], columns: Columns, open_photo: 
         _text(row, columns.id),
         title,
         tuple(part if isinstance(part, bytes) else open_photo(part) for part in photos),
-        check_attributes(attributes),
+        check_attributes(attributes, limits),
         group,
+        tuple(_names(_text(row, columns.image_url) or "")),
     )
 
 
@@ -275,6 +290,10 @@ def _photo_parts(cell: object) -> Iterator[bytes | str]:
         if isinstance(part, bytes):
             yield part
         elif isinstance(part, str):
-            yield from (name.strip() for name in part.split(PHOTO_SEPARATOR) if name.strip())
+            yield from _names(part)
         else:
             raise InvalidInput(f"a photo must be a path or bytes, not {type(part).__name__}.")
+
+
+def _names(text: str) -> Iterator[str]:
+    return (name.strip() for name in text.split(PHOTO_SEPARATOR) if name.strip())

@@ -14,6 +14,7 @@ from typing import TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from app.core.product import DEFAULT_LIMITS, ProductLimits
 from app.errors import InvalidInput, InvalidListings
 from app.listings.rows import BadRow, Columns, LazyListing, Listing, PhotoRef, Row, lazy_listings, listings
 
@@ -23,7 +24,9 @@ PARQUET_ROWS = 512
 MAX_CELL_CHARS = 64 * 1024 * 1024  # a photo in base64 is a long cell
 
 
-def read_table(path: Path, columns: Columns | None = None, images: Path | None = None) -> Iterator[Listing | BadRow]:
+def read_table(
+    path: Path, columns: Columns | None = None, images: Path | None = None, limits: ProductLimits = DEFAULT_LIMITS
+) -> Iterator[Listing | BadRow]:
     """Reads a table of listings from disk, lazily.
 
     Args:
@@ -31,6 +34,7 @@ def read_table(path: Path, columns: Columns | None = None, images: Path | None =
             a product named by its file and each sub-folder a product with all photos in it.
         columns: what the columns mean; Shopee's names and plain ones are found without it.
         images: folder that the image column's paths are relative to; the table's own folder if None.
+        limits: what a listing may hold.
 
     Raises:
         InvalidListings: the file is missing, of another kind, or has no usable columns.
@@ -38,7 +42,8 @@ def read_table(path: Path, columns: Columns | None = None, images: Path | None =
     if path.is_dir():
         return _read_folder(path)
     base, wanted = images or path.parent, columns or Columns()
-    return listings(_checked_rows(path, wanted), wanted, lambda name: PhotoRef(base / name).read())
+    rows = _checked_rows(path, wanted, limits=limits)
+    return listings(rows, wanted, lambda name: PhotoRef(base / name).read(), limits)
 
 
 def read_lazily(
@@ -81,9 +86,11 @@ def count_rows(path: Path) -> int | None:
     return max(0, lines - 1) if path.suffix.lower() == ".csv" else lines
 
 
-def _checked_rows(path: Path, columns: Columns, needs: Collection[str] = ()) -> Iterator[Row]:
+def _checked_rows(
+    path: Path, columns: Columns, needs: Collection[str] = (), limits: ProductLimits = DEFAULT_LIMITS
+) -> Iterator[Row]:
     rows = read_rows(path)
-    return with_checked_header(rows, columns, path.name, needs) if _kind(path) in FIXED_HEADER else rows
+    return with_checked_header(rows, columns, path.name, needs, limits) if _kind(path) in FIXED_HEADER else rows
 
 
 def _kind(path: Path) -> str:
@@ -145,12 +152,18 @@ def jsonl_rows(text: TextIO, name: str) -> Iterator[Row]:
         raise InvalidListings(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
 
 
-def with_checked_header(rows: Iterable[Row], columns: Columns, name: str, needs: Collection[str] = ()) -> Iterator[Row]:
+def with_checked_header(
+    rows: Iterable[Row],
+    columns: Columns,
+    name: str,
+    needs: Collection[str] = (),
+    limits: ProductLimits = DEFAULT_LIMITS,
+) -> Iterator[Row]:
     """Yields the rows of a table whose rows all have the same columns, after `Columns.check` of those of the first."""
     checked = False
     for row in rows:
         if not checked and not isinstance(row, InvalidListings):
-            columns.check(row, name, needs)
+            columns.check(row, name, needs, limits)
             checked = True
         yield row
 

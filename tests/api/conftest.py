@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api.app import create_app
+from app.api.fetching import Resolve
+from app.bootstrap import product_limits
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import Floats
@@ -59,10 +61,11 @@ class BrokenEncoder(FakeEncoder):
         return super().embed_titles(titles)
 
 
-def make_app(folder: Path, encoder: FakeEncoder | None, **settings: Any) -> FastAPI:
-    catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
-    matcher = Matcher(encoder or FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{FINGERPRINT}")
-    return create_app(matcher, Settings(data_dir=folder, **settings))
+def make_app(folder: Path, encoder: FakeEncoder | None, resolve: Resolve | None = None, **settings: Any) -> FastAPI:
+    catalog, made = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT), Settings(data_dir=folder, **settings)
+    judge, limits = Judge(FUSION, THRESHOLDS, None), product_limits(made)
+    matcher = Matcher(encoder or FakeEncoder(), catalog, judge, f"fake@{FINGERPRINT}", limits)
+    return create_app(matcher, made, resolve=resolve)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api.app import create_app
+from app.api.fetching import Resolve
 from app.catalog.data_folder import DataFolder
 from app.catalog.keys import LocalKeys, open_keys
 from app.catalog.local import LocalCatalog
@@ -28,6 +29,7 @@ class Caller:
 
     def __init__(self, app: TestClient, key: str) -> None:
         self._app, self._headers = app, {"Authorization": f"Bearer {key}"}
+        self.key_id = key.split("_")[1]
 
     def request(self, method: str, url: str, **more: Any) -> Response:
         answer: Response = self._app.request(method, url, headers=self._headers | more.pop("headers", {}), **more)
@@ -59,12 +61,15 @@ class Guarded:
 
 
 @contextmanager
-def guarded(folder: Path, encoder: FakeEncoder | None = None, **settings: Any) -> Iterator[tuple[FastAPI, LocalKeys]]:
+def guarded(
+    folder: Path, encoder: FakeEncoder | None = None, resolve: Resolve | None = None, **settings: Any
+) -> Iterator[tuple[FastAPI, LocalKeys]]:
     """Makes an app whose keys are read anew with every request, unless the settings say otherwise."""
     catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
     matcher = Matcher(encoder or FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{FINGERPRINT}")
     with closing(open_keys(folder)) as keys:
-        yield create_app(matcher, Settings(data_dir=folder, **{"keys_cache_s": 0} | settings), None, keys), keys
+        made = Settings(data_dir=folder, **{"keys_cache_s": 0} | settings)
+        yield create_app(matcher, made, None, keys, resolve), keys
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,91 @@ def test_a_link_in_a_zip_is_its_text(served: TestClient) -> None:
         archive.writestr(link, "/etc/passwd")
     (bad,) = lines(zipped(served, stream.getvalue(), "link.png"))
     assert bad["error"]["code"] == "invalid_image"
+
+
+def test_a_name_that_is_in_a_zip_twice_is_nobody_s_guess(served: TestClient) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for name, data in (("a.png", RED), ("a.png", b"other"), ("b.png", RED)):
+            archive.writestr(name, data)
+    bad, good = lines(zipped(served, stream.getvalue(), "a.png", "b.png"))
+    assert bad["error"]["code"] == "invalid_input"
+    assert "more than once" in bad["error"]["detail"]
+    assert good["matches"][0]["id"] == "p1"
+
+
+def with_entry(archive: bytes, extra: bytes = b"", **fields: int) -> bytes:
+    """A zip of one entry whose table of contents says something else; `extra` goes behind the name."""
+    at, end = archive.index(b"PK\x01\x02"), archive.index(b"PK\x05\x06")
+    entry = bytearray(archive[at:end])
+    places = {"packed": (20, "<I"), "size": (24, "<I"), "flags": (8, "<H"), "disk": (34, "<H"), "offset": (42, "<I")}
+    for name, value in fields.items():
+        struct.pack_into(places[name][1], entry, places[name][0], value)
+    struct.pack_into("<H", entry, 30, len(extra))
+    entry += extra
+    tail = bytearray(archive[end:])
+    struct.pack_into("<I", tail, 12, len(entry))
+    return archive[:at] + bytes(entry) + bytes(tail)
+
+
+def zip64(*sizes: int) -> bytes:
+    """The extra field that holds what does not fit into 32 bits: size, packed size, offset."""
+    return struct.pack(f"<HH{len(sizes)}Q", 1, 8 * len(sizes), *sizes)
+
+
+FULL = 0xFFFFFFFF
+LYING: dict[str, dict[str, Any]] = {
+    "8 EiB": {"size": FULL, "extra": zip64(2**63 - 1)},
+    "16 EiB, packed into as many": {"size": FULL, "packed": FULL, "extra": zip64(2**64 - 1, 2**64 - 1)},
+    "far away": {"offset": FULL, "extra": zip64(2**62)},
+    "before the start": {"offset": FULL, "extra": zip64(2**64 - 1)},
+    "large numbers that are not there": {"size": FULL, "packed": FULL, "extra": b""},
+    "half a number": {"size": FULL, "extra": zip64(5)[:-4]},
+    "an extra field that is longer than itself": {"extra": struct.pack("<HH", 1, 60_000)},
+    "on another disk": {"disk": 7},
+    "encrypted": {"flags": 1},
+    "strongly encrypted": {"flags": 0x41},
+    "a patch": {"flags": 0x20},
+    "packed into nothing": {"packed": 0},
+    "longer than the file": {"packed": 10_000_000, "size": 10_000_000},
+}
+
+
+@pytest.mark.parametrize("fields", LYING.values(), ids=LYING)
+def test_a_table_of_contents_that_lies_is_no_server_error(served: TestClient, fields: dict[str, Any]) -> None:
+    archive = with_entry(zip_file({"a.png": RED})[1], **fields)
+    answer = zipped(served, archive, "a.png")
+    if answer.status_code != 200:
+        check_problem(answer, [422], "invalid_input")
+    elif "error" in (line := lines(answer)[0]):
+        assert line["error"]["status"] in (413, 422)
+    else:
+        assert line["matches"][0]["id"] == "p1"  # it lied about what nobody needs
+
+
+def test_a_zip64_end_that_lies_is_no_server_error(served: TestClient) -> None:
+    archive = zip_file({"a.png": RED})[1]
+    at = archive.index(b"PK\x05\x06")
+    for entries, size, start in ((2**63, 46, 0), (1, 2**63, 0), (1, 46, 2**63), (2**64 - 1, 2**64 - 1, 2**64 - 1)):
+        end = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, size, start)
+        for where in (at, 2**63):
+            locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, where, 1)
+            tail = archive[at : at + 8] + b"\xff" * 12 + archive[at + 20 :]
+            check_problem(zipped(served, archive[:at] + end + locator + tail, "a.png"), [413, 422])
+
+
+@pytest.mark.parametrize(
+    "name", ["f\xfcr.png", "\u00e9\u0301.png", "\u202egnp.a", "a\nb.png", "a" * 5000, " ", "a/", "\u212b"]
+)
+def test_odd_names_in_a_zip_are_names(served: TestClient, name: str) -> None:
+    manifest = jsonl_file({"title": "red abc", "image": name})
+    (line,) = lines(served.post("/match/batch", files={"manifest": manifest, "photos": zip_file({name: RED})}))
+    assert "matches" in line or line["error"]["status"] == 422
+
+
+def test_a_name_that_claims_to_be_utf8_and_is_not(served: TestClient) -> None:
+    archive = zip_file({"f\xfcr.png": RED})[1].replace("f\xfcr".encode(), b"f\xff\xfe\xfd"[:4])
+    check_problem(zipped(served, archive, "a.png"), [422], "invalid_input")
 
 
 # -- manifests and JSON ----------------------------------------------------------------------------------------
@@ -255,6 +341,18 @@ def test_a_form_that_is_cut_off_is_refused(served: TestClient, call: str, missin
     pieces = iter([body[:-5], body[-5:], b"an epilogue"])
     assert served.post("/catalog", content=pieces, headers=kind).status_code == 200
     assert put(served, "p1", "red abc", RED).status_code == 200
+
+
+@pytest.mark.parametrize("before_the_end", [b"", b"\r", b"\n", b"x", b"\n\r"], ids=ascii)
+@pytest.mark.parametrize("call", FORM_CALLS)
+def test_a_last_line_that_is_part_of_a_photo_ends_no_form(served: TestClient, call: str, before_the_end: bytes) -> None:
+    body = b'--edge\r\nContent-Disposition: form-data; name="id"\r\n\r\np1\r\n--edge\r\n'
+    body += (
+        b'Content-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + RED + before_the_end + b"--edge--\r\n"
+    )
+    kind = {"content-type": "multipart/form-data; boundary=edge"}
+    check_problem(served.post(call, content=body, headers=kind), [400], "bad_request")
+    check_problem(served.post(call, content=b"--edge--\r\n", headers=kind), [422])  # a form without a field, but whole
 
 
 # -- headers ---------------------------------------------------------------------------------------------------

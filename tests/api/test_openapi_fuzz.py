@@ -54,7 +54,8 @@ class Described:
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Described]:
     """A service with products."""
-    with guarded(tmp_path_factory.mktemp("described")) as (app, keys), running(app) as client:
+    fetching: dict[str, Any] = {"image_urls": True, "image_url_hosts": ("photos.invalid",)}
+    with guarded(tmp_path_factory.mktemp("described"), **fetching) as (app, keys), running(app) as client:
         key = {"Authorization": f"Bearer {keys.create('k', Role.ADMIN, None)[0]}"}
         for name in ("p1", "0"):
             assert (

@@ -1,4 +1,4 @@
-"""20,000 damaged photos and requests: no server error, no hang, no growth, and good requests all the while."""
+"""20,000 damaged photos, requests and answers of other machines: no server error, no hang, no growth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.encoders.preprocess import InputLimits
 from tests.api.conftest import make_app
-from tests.fakes import FakeEncoder
-from tests.mutants import Mill
+from tests.mutants import Mill, mill_settings
+from tests.photo_server import PhotoServer, photo_server
 
 pytestmark = pytest.mark.soak
 MUTANTS = 20_000
@@ -26,12 +26,15 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def app(folder: Path, server: PhotoServer) -> FastAPI:
+    return make_app(folder, **mill_settings(server))
+
+
 def test_twenty_thousand_mutants(tmp_path: Path) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as `serve` does
-    app = make_app(tmp_path, FakeEncoder(InputLimits(image_pixels=4_000_000)), max_image_pixels=4_000_000)
     warm = 0
-    with TestClient(app, raise_server_exceptions=False) as client:
-        for sent in Mill(client).run(MUTANTS, seed=2):
+    with photo_server({}) as server, TestClient(app(tmp_path, server), raise_server_exceptions=False) as client:
+        for sent in Mill(client, server).run(MUTANTS, seed=2):
             if sent == WARM:
                 gc.collect()
                 warm = resident_bytes()

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.core.product import ProductLimits
 from app.errors import InvalidInput, InvalidListings
 from app.listings import BadRow, Columns, Listing, count_rows, read_table
 
@@ -255,6 +256,27 @@ def test_a_column_that_was_named_must_be_there(folder: Path, role: str) -> None:
 
 
 # -- rows that cannot be used ---------------------------------------------------------------------------------
+
+
+def test_a_row_and_a_table_hold_no_more_than_the_limits(folder: Path) -> None:
+    table = folder / "wide.csv"
+    table.write_text("title,a,b,c\nx,1,,\ny,1,2,\n")
+    small = ProductLimits(attributes=1, table_columns=4)
+    good, bad = read_table(table, limits=small)
+    assert (type(good), type(bad)) == (Listing, BadRow)
+    with pytest.raises(InvalidListings, match="at most 3"):
+        list(read_table(table, limits=ProductLimits(table_columns=3)))
+
+
+def test_an_address_of_a_photo_is_an_attribute_unless_it_is_asked_for(folder: Path) -> None:
+    table = folder / "remote.csv"
+    table.write_text("title,image_url\nx,http://a.example/1|http://a.example/2\n")
+    (kept,) = read_table(table)
+    assert isinstance(kept, Listing)
+    assert (kept.image_urls, set(kept.attributes)) == ((), {"image_url"})
+    (asked,) = read_table(table, Columns(image_url="image_url"))
+    assert isinstance(asked, Listing)
+    assert (len(asked.image_urls), asked.attributes) == (2, {})
 
 
 def test_ragged_csv_rows_are_left_out_and_the_rest_goes_on(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,7 +20,7 @@ from app.api.security import caller_of, visible
 from app.api.service import Service
 from app.api.uploads import Batch, BatchItem, BatchLimits, closed_on_error, read_batch
 from app.core.access import Caller
-from app.core.product import Embedding, Prepared, check_filter
+from app.core.product import Embedding, Prepared, ProductLimits, check_filter
 from app.errors import InvalidInput
 from app.judge import Rule
 from app.listings import BadRow, Listing
@@ -31,7 +33,9 @@ router = APIRouter(tags=["batches"], responses=PROBLEMS)
     "/match/batch",
     response_class=StreamingResponse,
     responses={200: {"content": {NDJSON: {}}, "description": "One line per item, in order: an answer, or an error."}},
-    openapi_extra=batch_body(MatchBatchIn, "Queries: columns `title`, `image` (a name in the zip), optionally `id`."),
+    openapi_extra=batch_body(
+        MatchBatchIn, "Queries: columns `title`, `image` (a name in the zip) or `image_url`, optionally `id`."
+    ),
 )
 async def match_batch(request: Request) -> StreamingResponse:
     """Matches many queries. Send JSON items, or a CSV/JSONL manifest with a zip of photos.
@@ -39,27 +43,28 @@ async def match_batch(request: Request) -> StreamingResponse:
     Lines arrive while later items are still being worked on. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    batch = await read_batch(request, MatchBatchIn, BatchLimits.of(service.settings))
+    batch = await read_batch(request, MatchBatchIn, BatchLimits.of(service.settings, service.matcher.limits))
     async with closed_on_error(batch):
         visible(request, batch.options["catalog"])
-        options = _match_options(batch.options)
+        options = _match_options(batch.options, service.matcher.limits)
         service.matcher.catalog.size(options.catalog)
         service.matcher.judge.bound(options.rule)
     count_items(request, len(batch.items))
     return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
 
 
-def _match_options(fields: Mapping[str, Any]) -> MatchOptions:
+def _match_options(fields: Mapping[str, Any], limits: ProductLimits) -> MatchOptions:
     limit = DEFAULT_LIMIT if fields["limit"] is None else fields["limit"]
     decisions = decisions_of(fields["match_from"], fields["review_from"])
     rule = Rule(fields["min_probability"], fields["target_precision"], decisions)
-    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"]), fields["catalog"], rule)
+    return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"], limits), fields["catalog"], rule)
 
 
 async def _match_lines(service: Service, batch: Batch, options: MatchOptions) -> AsyncIterator[bytes]:
     async def answer(item: BatchItem) -> bytes:
         try:
-            return line(item, await service.patiently(lambda: _match_one(service, item, options)))
+            async with _photos_fetched(service, item, 1) as whole:
+                return line(item, await service.patiently(lambda: _match_one(service, whole, options)))
         except Exception as error:  # noqa: BLE001 - one bad item costs that item a line
             return line(item, {"error": problem_of(error)})
 
@@ -91,7 +96,8 @@ def _read_query(service: Service, item: BatchItem) -> Prepared:
     responses={200: {"content": {NDJSON: {}}, "description": "One line per item, in order: its status, or an error."}},
     openapi_extra=batch_body(
         CatalogBatchIn,
-        "Products: columns `id`, `title`, `image` (names in the zip, several joined by `|`); others become attributes.",
+        "Products: columns `id`, `title`, `image` (names in the zip) and `image_url`, several joined by `|`; others become "
+        "attributes.",
     ),
 )
 async def put_batch(request: Request) -> StreamingResponse:
@@ -100,7 +106,7 @@ async def put_batch(request: Request) -> StreamingResponse:
     A line with `status` means that this product is on disk. A bad item costs that item an `error` line, nothing else.
     """
     service = service_of(request)
-    batch = await read_batch(request, CatalogBatchIn, BatchLimits.of(service.settings))
+    batch = await read_batch(request, CatalogBatchIn, BatchLimits.of(service.settings, service.matcher.limits))
     async with closed_on_error(batch):
         catalog = visible(request, batch.options["catalog"])
     count_items(request, len(batch.items))
@@ -124,10 +130,7 @@ async def _store_lines(service: Service, batch: Batch, catalog: str, caller: Cal
 
 async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: str, caller: Caller) -> list[bytes]:
     """Embeds a chunk together and commits it together; items that fail are left out of the commit."""
-    read = await asyncio.gather(
-        *(service.patiently(lambda item=item: _embed(service, item)) for item in chunk),  # type: ignore[misc]
-        return_exceptions=True,
-    )
+    read = await asyncio.gather(*(_embed(service, item) for item in chunk), return_exceptions=True)
     good = [pair for pair in read if not isinstance(pair, BaseException)]
     try:
         stored = iter(await service.store(catalog, [p for p, _ in good], [e for _, e in good]))
@@ -149,8 +152,31 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
 
 
 async def _embed(service: Service, item: BatchItem) -> tuple[PreparedProduct, Embedding]:
-    product = await service.decode(lambda: _read_product(service, item), bulk=True)
-    return product, (await service.embed(product.prepared, bulk=True))[0]
+    async with _photos_fetched(service, item, service.matcher.limits.photos) as whole:
+
+        async def step() -> tuple[PreparedProduct, Embedding]:
+            product = await service.decode(lambda: _read_product(service, whole), bulk=True)
+            return product, (await service.embed(product.prepared, bulk=True))[0]
+
+        return await service.patiently(step)
+
+
+@asynccontextmanager
+async def _photos_fetched(service: Service, item: BatchItem, most: int) -> AsyncIterator[BatchItem]:
+    """Fetches the photos that an item names by their addresses, before it takes a place among the items that are worked on.
+
+    Raises:
+        InvalidInput: there are more than `most`, or what is wrong with the item. Others as `Fetcher.photos`.
+    """
+    if not item.remote:
+        yield item
+        return
+    listing = await service.patiently(lambda: service.decode(lambda: _load(item), bulk=True))
+    if len(listing.images) + len(listing.image_urls) > most:
+        raise InvalidInput(f"there are more than {most} photos: send fewer.")
+    async with service.fetcher.photos(listing.image_urls, bulk=True) as photos:
+        whole = replace(listing, images=(*listing.images, *photos), image_urls=())
+        yield replace(item, load=lambda: whole)
 
 
 def _read_product(service: Service, item: BatchItem) -> PreparedProduct:

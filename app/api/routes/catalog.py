@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Respon
 
 from app.api.audit import audit, audited_failure
 from app.api.routes.common import PROBLEMS, QueriedCatalog, SentCatalog, service_of
-from app.api.schemas import AnswerOut, PageOut, ProductOut
+from app.api.schemas import IMAGE_URL, AnswerOut, PageOut, ProductOut
 from app.api.security import caller_of
 from app.api.uploads import FormFields, read_json_object, read_upload
-from app.core.product import check_attributes, check_filter
+from app.core.product import check_attributes, check_filter, check_id
 from app.errors import InvalidFilter
 from app.judge import Rule
 from app.matcher import DEFAULT_LIMIT, MatchOptions
@@ -21,7 +21,7 @@ router = APIRouter(tags=["catalog"], responses=PROBLEMS)
 
 ProductId = Annotated[str, Path(description="The product's id.")]
 
-_fields = FormFields("id", "title", "attributes", "catalog", many=("image",))
+_fields = FormFields("id", "title", "attributes", "catalog", many=("image", "image_url"))
 
 
 @router.post("/catalog", dependencies=[Depends(_fields)], responses={201: {"model": ProductOut}})
@@ -31,18 +31,22 @@ async def put_product(
     catalog: SentCatalog,
     id: Annotated[str, Form(description="The product's id; an existing product is replaced whole.")],  # noqa: A002
     title: Annotated[str | None, Form()] = None,
-    image: Annotated[list[UploadFile] | None, File(description="Photos, up to 20; repeat the field.")] = None,
+    image: Annotated[list[UploadFile] | None, File(description="Photos; repeat the field.")] = None,
+    image_url: Annotated[list[str] | None, Form(description=IMAGE_URL + " Repeat the field; uploads come first.")] = None,
     attributes: Annotated[str | None, Form(description='Flat JSON object, e.g. {"brand": "Acme", "price": 9.5}.')] = None,
 ) -> ProductOut:
     """Indexes or replaces one product. Answers after it is on disk and can be found: 201 if the id was new, else 200."""
     service, caller = service_of(request), caller_of(request)
     with audited_failure(caller, "index", catalog, id):
-        kept = check_attributes(read_json_object(attributes, "attributes"))
+        check_id(id)  # before a photo is fetched
+        kept = check_attributes(read_json_object(attributes, "attributes"), service.matcher.limits)
         photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
-        product = await service.decode(lambda: service.matcher.read_product(id, title, photos, kept))
-        embedding, timing = await service.embed(product.prepared)
-        request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
-        stored = (await service.store(catalog, [product], [embedding]))[0]
+        service.matcher.check_photos(len(photos) + len(image_url or []))
+        async with service.fetcher.photos(image_url or []) as fetched:
+            product = await service.decode(lambda: service.matcher.read_product(id, title, photos + fetched, kept))
+            embedding, timing = await service.embed(product.prepared)
+            request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
+            stored = (await service.store(catalog, [product], [embedding]))[0]
     audit(caller, "index", catalog, id, "created" if stored.created else "replaced")
     response.status_code = 201 if stored.created else 200
     return ProductOut.of(stored.product, catalog)
@@ -88,7 +92,7 @@ def get_matches(
     """Returns the matches of a product that is in the catalog already, itself left out."""
     started = time.perf_counter()
     matcher = service_of(request).matcher
-    where = check_filter(read_json_object(filter, "filter", InvalidFilter))
+    where = check_filter(read_json_object(filter, "filter", InvalidFilter), matcher.limits)
     answer = matcher.matches_of(
         product_id, MatchOptions(threshold, limit, where, catalog, Rule(min_probability, target_precision))
     )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, Form, Query, Request
+from fastapi import Depends, Form, Query, Request, UploadFile
 from pydantic import BaseModel
 
 from app.api.schemas import BatchItemIn, ProblemOut
 from app.api.security import caller_of, visible
 from app.api.service import Service
-from app.api.uploads import BatchItem
+from app.api.uploads import BatchItem, read_upload
 from app.core.product import DEFAULT_CATALOG
+from app.errors import InvalidInput
 
 NDJSON = "application/x-ndjson"
 
@@ -51,6 +54,22 @@ async def _sent(
 
 QueriedCatalog = Annotated[str, Depends(_queried)]  # the caller may know of it
 SentCatalog = Annotated[str, Depends(_sent)]
+
+
+@asynccontextmanager
+async def one_photo(service: Service, image: UploadFile | None, image_url: str | None) -> AsyncIterator[bytes | None]:
+    """Gives the one photo that there may be, uploaded or fetched.
+
+    Raises:
+        InvalidInput: there are two. Others as `read_upload` and `Fetcher.photos`.
+    """
+    if image is None:
+        async with service.fetcher.photos([] if image_url is None else [image_url]) as photos:
+            yield photos[0] if photos else None
+    elif image_url is None:
+        yield await read_upload(image, service.settings.max_image_bytes)
+    else:
+        raise InvalidInput("there are an image and an image_url: send one of the two.")
 
 
 def count_items(request: Request, items: int) -> None:

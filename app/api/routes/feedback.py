@@ -24,7 +24,7 @@ async def add_feedback(request: Request) -> FeedbackOut:
     The titles and the photos' digests that the products have now are kept with it, whatever becomes of the products.
     """
     service, caller = service_of(request), caller_of(request)
-    sent = await read_json(request, FeedbackIn)
+    sent = await read_json(request, FeedbackIn, service.settings.max_feedback_bytes)
     catalog, draft = visible(request, sent.catalog), sent.draft()
     with audited_failure(caller, "feedback", catalog, draft.first.id):
         stored = await service.write(lambda: service.matcher.add_feedback(catalog, draft))

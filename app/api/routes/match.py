@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
-from app.api.routes.common import PROBLEMS, SentCatalog, decisions_of, service_of
-from app.api.schemas import AnswerOut
-from app.api.uploads import FormFields, read_json_object, read_upload
+from app.api.routes.common import PROBLEMS, SentCatalog, decisions_of, one_photo, service_of
+from app.api.schemas import IMAGE_URL, AnswerOut
+from app.api.uploads import FormFields, read_json_object
 from app.core.product import check_filter
 from app.errors import InvalidFilter, InvalidInput
 from app.judge import Rule
@@ -19,7 +19,7 @@ RULE_FIELDS = ("min_probability", "target_precision", "match_from", "review_from
 
 router = APIRouter(tags=["match"], responses=PROBLEMS)
 
-_fields = FormFields("image", "title", "threshold", *RULE_FIELDS, "verify", "limit", "filter", "catalog")
+_fields = FormFields("image", "image_url", "title", "threshold", *RULE_FIELDS, "verify", "limit", "filter", "catalog")
 
 
 @router.post("/match", dependencies=[Depends(_fields)])
@@ -27,6 +27,7 @@ async def match(
     request: Request,
     catalog: SentCatalog,
     image: Annotated[UploadFile | None, File(description="A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.")] = None,
+    image_url: Annotated[str | None, Form(description=IMAGE_URL)] = None,
     title: Annotated[str | None, Form(description="A title, in any language.")] = None,
     threshold: Annotated[float | None, Form(ge=-1, le=1, description="Smallest score; default: the model's own.")] = None,
     min_probability: Annotated[
@@ -49,17 +50,17 @@ async def match(
     """
     started = time.perf_counter()
     service = service_of(request)
-    where = check_filter(read_json_object(filter, "filter", InvalidFilter))
+    where = check_filter(read_json_object(filter, "filter", InvalidFilter), service.matcher.limits)
     rule = Rule(min_probability, target_precision, decisions_of(match_from, review_from))
     options = MatchOptions(threshold, limit, where, catalog, rule)
     service.matcher.judge.bound(rule)  # a rule that the model cannot follow is refused before anything costs time
     service.matcher.catalog.size(catalog)  # an unknown catalog is refused before anything costs time
-    data = None if image is None else await read_upload(image, service.settings.max_image_bytes)
-    if verify and data is None:
+    if verify and image is None and image_url is None:
         raise InvalidInput("verify compares photos: send one, or leave it out.")
-    prepared = await service.decode(lambda: service.matcher.read_query(data, title))
-    answer, timing = await service.match(prepared, options)
-    if verify and data is not None:
-        answer = await service.verify(data, catalog, answer)
+    async with one_photo(service, image, image_url) as data:
+        prepared = await service.decode(lambda: service.matcher.read_query(data, title))
+        answer, timing = await service.match(prepared, options)
+        if verify and data is not None:
+            answer = await service.verify(data, catalog, answer)
     request.state.log |= timing | {"matches": answer.total}
     return AnswerOut.of(answer, catalog, service.matcher.model, (time.perf_counter() - started) * 1000)
