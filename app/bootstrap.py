@@ -52,7 +52,8 @@ def build_matcher(settings: Settings) -> Matcher:
         options = IndexOptions(settings.index_precision, settings.index_search)
         fusion = bundle.manifest.encoder_fusion()
         catalog = LocalCatalog(data, fusion, bundle.fingerprint, options, cache_bytes=settings.record_cache_bytes)
-        return Matcher(build_encoder(settings, bundle), catalog, build_judge(bundle), bundle.label)
+        encoder = build_encoder(settings, bundle)
+        return Matcher(encoder, catalog, build_judge(bundle), bundle.label, encoder.runtime.memory_bytes)
     except BaseException:
         data.close()
         raise

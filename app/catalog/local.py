@@ -51,6 +51,7 @@ class _Shelf:
     generation: int
     products: int
     saved_generation: int = -1
+    opened: str = "new"
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -117,7 +118,8 @@ class LocalCatalog:
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
         saved = row.generation if rows is not None or row.generation == 0 else -1
-        return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
+        opened = "new" if row.generation == 0 else "database" if rows is None else "snapshot"
+        return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved, opened=opened)
 
     def _new_index(self) -> RowIndex:
         return RowIndex(self._fusion.dim, self._options)
@@ -249,7 +251,7 @@ class LocalCatalog:
 
     def catalogs(self) -> list[CatalogInfo]:
         """See `Catalog.catalogs`."""
-        return [CatalogInfo(name, shelf.products) for name, shelf in sorted(self._shelves.items())]
+        return [CatalogInfo(name, shelf.products, shelf.opened) for name, shelf in sorted(self._shelves.items())]
 
     def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
         """See `Catalog.search`."""

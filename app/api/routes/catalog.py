@@ -40,8 +40,7 @@ async def put_product(
         kept = check_attributes(read_json_object(attributes, "attributes"))
         photos = [await read_upload(upload, service.settings.max_image_bytes) for upload in image or []]
         product = await service.decode(lambda: service.matcher.read_product(id, title, photos, kept))
-        embedding, timing = await service.embed(product.prepared)
-        request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
+        embedding, _ = await service.embed(product.prepared)
         stored = (await service.store(catalog, [product], [embedding]))[0]
     audit(caller, "index", catalog, id, "created" if stored.created else "replaced")
     response.status_code = 201 if stored.created else 200
