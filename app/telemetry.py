@@ -9,11 +9,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 request_fields: ContextVar[dict[str, Any]] = ContextVar("request_fields")  # more for its log line
 
+ALERTED_CODES = ("internal_error", "overloaded", "rate_limited", "unauthenticated", "forbidden")
+WORKERS = ("encode", "search")
 _LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -58,11 +60,16 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series of each, which nobody asks for
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._describe_requests()
         self._describe_stages()
         self._describe_state()
+        for code in ALERTED_CODES:  # a counter that begins with its first event has not risen, for an alert
+            self.rejected.labels(code)
+        for worker in WORKERS:
+            self.worker_restarts.labels(worker)
 
     def _describe_requests(self) -> None:
         counter, histogram, gauge = self._counter, self._histogram, self._gauge

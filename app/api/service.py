@@ -7,8 +7,9 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
@@ -85,7 +86,7 @@ class Service:
         try:
             threads = self._bulk_decoders if bulk else self._decoders
             with self._known(bulk=bulk):
-                return await self._stages.in_thread(threads, stage, read, bulk=bulk)
+                return await self._stages.in_thread(_in(threads), stage, read, bulk=bulk)
         finally:
             self._decoding -= 1
 
@@ -123,7 +124,9 @@ class Service:
         """Embeds two products and judges them."""
         found = await asyncio.gather(*(self.embed(side) for side in sides))
         embeddings = [embedding for embedding, _ in found]
-        return await self._stages.in_thread(None, "judge", lambda: self.matcher.compare(sides, embeddings, rule))
+        return await self._stages.in_thread(
+            asyncio.to_thread, "judge", lambda: self.matcher.compare(sides, embeddings, rule)
+        )
 
     async def store(
         self, catalog: str, products: Sequence[PreparedProduct], embeddings: Sequence[Embedding]
@@ -134,7 +137,7 @@ class Service:
 
     async def write(self, change: Callable[[], Result]) -> Result:
         """Runs a change of the catalog in the writer thread."""
-        return await self._stages.in_thread(self._writer, "store", change)
+        return await self._stages.in_thread(_in(self._writer), "store", change)
 
     def _search(self, items: Sequence[Asked]) -> list[Found]:
         by_catalog: dict[str, list[int]] = defaultdict(list)
@@ -226,3 +229,8 @@ class Service:
             log.exception("the readiness probe failed")
             return NotReady("a probe failed: see the log.")
         return None
+
+
+def _in(threads: Executor) -> Callable[[Callable[[], Result]], Awaitable[Result]]:
+    """Returns what has a function called in a thread of a pool."""
+    return partial(asyncio.get_running_loop().run_in_executor, threads)

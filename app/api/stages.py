@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from app.api.batching import Timing
@@ -24,12 +22,13 @@ class Stages:
         self._under_way: defaultdict[str, int] = defaultdict(int)
 
     async def in_thread(
-        self, threads: Executor | None, stage: str, work: Callable[[], Result], *, bulk: bool = False
-    ) -> Result:
+        self, run: Callable[[Callable[[], Result]], Awaitable[Result]], stage: str, work: Callable[[], Result],
+        *, bulk: bool = False,
+    ) -> Result:  # fmt: skip
         """Runs `work` in a thread and notes how long it waited and worked, also if it fails. Raises what `work` raises.
 
         Args:
-            threads: None for the event loop's own.
+            run: has a function called in a thread of a pool.
             stage: what the work is called.
             work: what to do.
             bulk: one of the items of a batch.
@@ -48,7 +47,7 @@ class Stages:
 
         self._under_way[stage] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, timed)
+            return await run(timed)
         finally:
             self._under_way[stage] -= 1
             if len(times) == 2:  # else the caller has gone before the end

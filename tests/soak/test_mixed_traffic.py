@@ -83,18 +83,24 @@ def table(record: Record, windows: Sequence[float]) -> str:
     """What happened, as text."""
     counts = Counter(call.kind for call in record.calls)
     lines = [f"{sum(counts.values()):,} calls in {MINUTES:g} minutes, {len(record.errors)} errors"]
-    lines += [
-        f"  {kind:12}{count:8,}{np.median(of(record, kind)):10.1f} ms in the middle" for kind, count in counts.most_common()
-    ]
-    thirds = [record.samples[len(record.samples) * n // 3 :][: len(record.samples) // 3] for n in range(3)]
+    for kind, count in counts.most_common():
+        lines.append(f"  {kind:12}{count:8,}{median(of(record, kind)):10.1f} ms in the middle")
     lines.append(f"{'':22}{'first third':>14}{'second':>14}{'last':>14}")
-    for name, read in (
-        ("memory, MB", lambda one: one.resident_bytes / 1e6), ("files", lambda one: one.files), ("threads", lambda one: one.threads),
-    ):  # fmt: skip
-        lines.append(f"{name:22}" + "".join(f"{median(read(one) for one in third):14,.1f}" for third in thirds))
+    for name, values in shown(record).items():
+        thirds = [values[len(values) * n // 3 :][: len(values) // 3] for n in range(3)]
+        lines.append(f"{name:22}" + "".join(f"{median(third):14,.1f}" for third in thirds))
     ends = [windows[WINDOWS * n // 3 : WINDOWS * (n + 1) // 3] for n in range(3)]
     lines.append(f"{'p99 of a match, ms':22}" + "".join(f"{np.nanmedian(part):14,.1f}" for part in ends))
     return "\n".join(lines)
+
+
+def shown(record: Record) -> dict[str, list[float]]:
+    """What the service's gauges said, in the units of people."""
+    return {
+        "memory, MB": [one.resident_bytes / 1e6 for one in record.samples],
+        "open files": [one.files for one in record.samples],
+        "threads": [one.threads for one in record.samples],
+    }
 
 
 def of(record: Record, kind: str) -> list[float]:
@@ -107,12 +113,13 @@ def draw(record: Record, windows: Sequence[float], file: Path) -> None:
     minutes = [one.at_s / 60 for one in record.samples]
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     memory, latency, handles = figure.subplots(1, 3)
-    memory.plot(minutes, [one.resident_bytes / 1e6 for one in record.samples], color="#2b6cb0")
+    gauges = shown(record)
+    memory.plot(minutes, gauges["memory, MB"], color="#2b6cb0")
     memory.set(title="memory, MB", ylim=(0, None))
     latency.plot([(n + 0.5) * MINUTES / WINDOWS for n in range(WINDOWS)], windows, "o-", color="#2b6cb0", markersize=3)
     latency.set(title="p99 of a match, ms", ylim=(0, None))
-    handles.plot(minutes, [one.files for one in record.samples], color="#2b6cb0", label="open files")
-    handles.plot(minutes, [one.threads for one in record.samples], color="#a0aec0", label="threads")
+    for name, colour in (("open files", "#2b6cb0"), ("threads", "#a0aec0")):
+        handles.plot(minutes, gauges[name], color=colour, label=name)
     handles.set(title="open files and threads", ylim=(0, None))
     handles.legend()
     for axes in (memory, latency, handles):
