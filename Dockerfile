@@ -35,6 +35,10 @@ COPY app app
 # towers are converted for OpenVINO once, here, and not at the first start
 RUN if [ "$EXTRA" = cpu ]; then /opt/venv/bin/python -m app bundle verify model_store/default; fi
 
+# what is in this image: docker run --rm --entrypoint cat samesku sbom.cdx.json
+COPY deploy/sbom.sh deploy/sbom_weights.py deploy/
+RUN deploy/sbom.sh /opt/venv model_store/default /samesku/sbom.cdx.json
+
 ENV PATH=/opt/venv/bin:$PATH \
     SAMESKU_BUNDLE=/samesku/model_store/default \
     SAMESKU_DATA_DIR=/data \
