@@ -72,7 +72,6 @@ class Caller:
         self._random = random.Random(number)
         self._catalog, self._record, self._started = f"caller-{number}", record, started
         self._stored: dict[str, tuple[str, bytes]] = {}
-        self._number = 0
         with (SAMPLES / "catalog.csv").open(encoding="utf-8", newline="") as stream:
             self._titles = [row["title"] for row in csv.DictReader(stream)]
         self._photos = [file.read_bytes() for file in sorted((SAMPLES / "catalog").glob("*.jpg"))]
@@ -110,9 +109,11 @@ class Caller:
         if not true:
             self._wrong(what)
 
-    def _product(self) -> tuple[str, bytes]:
+    def _product(self, product_id: str = "") -> tuple[str, bytes]:
+        """A title and a photo; of one product one of two photos. Few enough for every cache to be full within minutes."""
         words = self._random.choice(self._titles).split()
-        return " ".join([*words, str(self._random.randrange(10_000))]), self._random.choice(self._photos)
+        photo = self._random.randrange(2) + 2 * (int(product_id[1:]) if product_id else self._random.randrange(40))
+        return " ".join([*words, str(self._random.randrange(10))]), self._photos[photo % len(self._photos)]
 
     def _known(self) -> str:
         return self._random.choice(list(self._stored))
@@ -121,10 +122,10 @@ class Caller:
 
     def put(self) -> None:
         """Indexes a product, or replaces one if there are enough."""
-        new = len(self._stored) < OWN and (not self._stored or self._random.random() < 0.8)
-        self._number += new
-        product_id = f"p{self._number}" if new else self._known()
-        title, photo = self._product()
+        free = [product_id for n in range(OWN) if (product_id := f"p{n}") not in self._stored]
+        new = bool(free) and (not self._stored or self._random.random() < 0.8)
+        product_id = self._random.choice(free) if new else self._known()
+        title, photo = self._product(product_id)
         data = {"id": product_id, "title": title, "catalog": self._catalog, "attributes": json.dumps({"own": product_id})}
         if self._call("put", 201 if new else 200, "POST", "/catalog", data=data, files=photos(photo)):
             self._stored[product_id] = title, photo
