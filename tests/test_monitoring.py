@@ -7,9 +7,12 @@ import re
 import runpy
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
 import pytest
@@ -159,3 +162,34 @@ def test_promtool_takes_rules_and_their_tests() -> None:
     for what in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts.test.yml"]):
         done = subprocess.run([PROMTOOL, *what], cwd=MONITORING, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Prometheus(BaseHTTPRequestHandler):
+    """Answers every query with one line."""
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        check(query["query"][0])
+        start, end = float(query["start"][0]), float(query["end"][0])
+        line = {"metric": {"instance": "a:1"}, "values": [[start, "1"], [end, "2"]]}
+        body = json.dumps({"data": {"result": [line]}}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - likewise
+        pass
+
+
+def test_the_dashboard_can_be_drawn_without_grafana(tmp_path: Path) -> None:
+    drawing = runpy.run_path(str(MONITORING / "draw.py"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Prometheus) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            drawing["main"]([f"http://127.0.0.1:{server.server_port}", "--out", str(tmp_path / "drawn.svg")])
+        finally:
+            server.shutdown()
+            thread.join()
+    text = (tmp_path / "drawn.svg").read_text("utf-8")
+    assert all(f"<!-- {panel['title']}" in text for panel in DASHBOARD["panels"] if panel["type"] != "row")
