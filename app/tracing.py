@@ -72,13 +72,17 @@ class Tracing:
             "exclude": lambda scope: scope["path"] in UNTRACED,
         }
 
-    def stage(self, name: str, waited_s: float, worked_s: float, ago_s: float = 0.0) -> None:
-        """Adds spans for a stage that ended `ago_s` seconds ago: `queue`, and one of its own name; none outside a trace."""
+    def stage(self, name: str, waited_s: float | None, worked_s: float, ago_s: float = 0.0) -> None:
+        """Adds spans for a stage that ended `ago_s` seconds ago: `queue` if it waited, and one of its own name.
+
+        Outside of a trace it does nothing.
+        """
         if not trace.get_current_span().is_recording():
             return
         ended = time.time_ns() - int(ago_s * 1e9)
         began = ended - int(worked_s * 1e9)
-        for span_name, start, end in (("queue", began - int(waited_s * 1e9), began), (name, began, ended)):
+        spans = [] if waited_s is None else [("queue", began - int(waited_s * 1e9), began)]
+        for span_name, start, end in (*spans, (name, began, ended)):
             self._tracer.start_span(span_name, attributes={"samesku.stage": name}, start_time=start).end(end)
 
     def close(self) -> None:

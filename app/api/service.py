@@ -104,7 +104,7 @@ class Service:
         with self._known(bulk=bulk):
             (answer, judged_s), searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
         self._stages.batched("search", searching, bulk=bulk, then_s=judged_s)
-        self._stages.item("judge", 0.0, judged_s, bulk=bulk)
+        self._stages.item("judge", None, judged_s, bulk=bulk)
         return answer
 
     @contextmanager

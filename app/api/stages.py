@@ -55,13 +55,14 @@ class Stages:
                 self._metrics.stage.labels(stage).observe(ended - began)
                 self.item(stage, began - submitted, ended - began, bulk=bulk)
 
-    def item(self, stage: str, waited_s: float, worked_s: float, *, bulk: bool = False, ago_s: float = 0.0) -> None:
-        """Notes that an item has passed a stage just now, or `ago_s` seconds ago."""
-        self._metrics.waited.labels(stage).observe(waited_s)
+    def item(self, stage: str, waited_s: float | None, worked_s: float, *, bulk: bool = False, ago_s: float = 0.0) -> None:
+        """Notes that an item has passed a stage just now, or `ago_s` seconds ago; None for one that nothing waits for."""
+        if waited_s is not None:
+            self._metrics.waited.labels(stage).observe(waited_s)
         if bulk:
             return
         fields = request_fields.get({})
-        for name, seconds in (("queue_ms", waited_s), (f"{stage}_ms", worked_s)):
+        for name, seconds in (("queue_ms", waited_s or 0.0), (f"{stage}_ms", worked_s)):
             fields[name] = round(fields.get(name, 0.0) + seconds * 1000, 1)
         if self._tracing is not None:
             self._tracing.stage(stage, waited_s, worked_s, ago_s)
