@@ -161,7 +161,6 @@ class Service:
         self.metrics.queue_limit.set(self.settings.max_queue)
         self.metrics.decode_threads.set(self.settings.decode_threads)
         self.metrics.model.labels(self.matcher.model).set(1)
-        self.metrics.ready.set(self._ready[1] is None)
         show_catalogs(self.metrics, self.matcher.catalog.catalogs())
         show_resources(self.metrics, self.settings.data_dir, self.matcher.gpu_memory)
 

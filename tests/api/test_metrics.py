@@ -17,7 +17,7 @@ from app.matcher import Matcher
 from app.settings import Settings
 from app.telemetry import Metrics
 from tests.api.calls import RED, ask, csv_file, put, zip_file
-from tests.api.conftest import GATED, GatedEncoder, Serve, Start, make_app
+from tests.api.conftest import GATED, BrokenEncoder, GatedEncoder, Serve, Start, make_app
 from tests.fakes import POISON
 
 ROOT = Path(__file__).parent.parent.parent
@@ -122,6 +122,15 @@ def test_the_state_of_the_service_is_seen(client: TestClient) -> None:
     assert value(client, "samesku_queue_limit") == 64
     assert value(client, "samesku_decode_threads") == 4
     assert value(client, "samesku_catalogs", opened="new") == 1
+
+
+def test_a_probe_that_fails_is_seen(start: Start) -> None:
+    encoder = BrokenEncoder()
+    client = start(encoder, ready_cache_s=0)
+    for failure, ready in ((None, 1), (ValueError(), 0), (None, 1)):
+        encoder.failure = failure
+        client.get("/readyz")
+        assert value(client, "samesku_ready") == ready
 
 
 def test_a_start_tells_where_each_index_came_from(tmp_path: Path) -> None:
