@@ -135,7 +135,7 @@ class Caller:
         product_id = self._known()
         title, photo = self._stored[product_id]
         data = {"title": title, "catalog": self._catalog, "filter": json.dumps({"own": [product_id]})}
-        if self._random.random() < 0.2:
+        if self._random.random() < 0.4:
             data["verify"] = "true"
         answer = self._call("match", 200, "POST", "/match", data=data, files=photos(photo))
         if answer:

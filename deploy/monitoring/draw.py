@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 FILE = Path(__file__).parent / "grafana" / "dashboards" / "samesku.json"
 COLUMNS, POINTS = 4, 120
-SCALES = {"bytes": (1e6, "MB"), "s": (1e-3, "ms")}
+UNITS = {"bytes": (1e6, "MB"), "s": (1, "s"), "reqps": (1, "a second"), "ops": (1, "a second")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def draw(source: Source, file: Path) -> None:
     """Draws all panels."""
     panels = [panel for panel in json.loads(FILE.read_text("utf-8"))["panels"] if panel["type"] != "row"]
     rows = math.ceil(len(panels) / COLUMNS)
-    figure = Figure(figsize=(4 * COLUMNS, 2.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * COLUMNS, 1.9 * rows), dpi=65, layout="constrained")
     grid = figure.subplots(rows, COLUMNS).flat
     for axes, panel in zip(grid, panels, strict=False):
         _panel(axes, panel, source)
@@ -58,7 +58,7 @@ def draw(source: Source, file: Path) -> None:
 
 def _panel(axes: Axes, panel: dict[str, Any], source: Source) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
-    scale, shown = SCALES.get(unit, (1, {"reqps": "a second", "ops": "a second"}.get(unit, "")))
+    scale, shown = UNITS.get(unit, (1, ""))
     for target in panel["targets"]:
         for line in source.lines(target["expr"]):
             name = target["legendFormat"]
@@ -70,7 +70,7 @@ def _panel(axes: Axes, panel: dict[str, Any], source: Source) -> None:
     axes.set_ylim(0, None)
     axes.tick_params(labelsize=7)
     if axes.lines:
-        axes.legend(fontsize=5, loc="lower left")
+        axes.legend(fontsize=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -31,6 +31,7 @@ WARM = 1 / 3  # of the time
 WINDOWS = 30
 SINGLE = "match"
 GROWTH = 0.02  # of memory over what is left of the time, by a line through all samples
+MORE = 2  # open files, and threads: those of the event loop's pool come and go
 SLOWER = 1.5  # p99 of the last third, times that of the one before
 
 
@@ -50,8 +51,9 @@ def test_half_an_hour_of_mixed_traffic(tmp_path: Path) -> None:
     assert idle.samples[-1].in_flight == 1  # the scrape itself
     warm = [one for one in record.samples if one.at_s >= WARM * whole_s]
     assert growth([one.resident_bytes for one in warm]) < GROWTH
-    assert growth([one.files for one in warm]) < GROWTH
-    assert growth([one.threads for one in warm]) < GROWTH
+    half = len(warm) // 2
+    for counted in ([one.files for one in warm], [one.threads for one in warm]):
+        assert median(counted[half:]) <= median(counted[:half]) + MORE
     before, after = (median(part) for part in (windows[WINDOWS // 3 : 2 * WINDOWS // 3], windows[2 * WINDOWS // 3 :]))
     assert after < SLOWER * before
 
