@@ -2,6 +2,7 @@
 #
 #   docker build -t samesku .                          for CPUs
 #   docker build -t samesku:gpu --build-arg EXTRA=gpu .
+#   docker build -t samesku --build-arg EXTRA=cpu,otel .               with traces, see docs/operations.md#traces
 #   docker run -v samesku-data:/data samesku keys create --role admin    the first API key, shown once
 #   docker run -p 8000:8000 -v samesku-data:/data samesku            serves; without any key it hears nobody outside the container,
 #                                                                    unless SAMESKU_ALLOW_ANONYMOUS=true opens it to everybody
@@ -33,7 +34,11 @@ COPY model_store model_store
 COPY app app
 
 # towers are converted for OpenVINO once, here, and not at the first start
-RUN if [ "$EXTRA" = cpu ]; then /opt/venv/bin/python -m app bundle verify model_store/default; fi
+RUN case "$EXTRA" in *cpu*) /opt/venv/bin/python -m app bundle verify model_store/default ;; esac
+
+# what is in this image: docker run --rm --entrypoint cat samesku sbom.cdx.json
+COPY deploy/sbom.sh deploy/sbom_weights.py deploy/
+RUN deploy/sbom.sh /opt/venv model_store/default /samesku/sbom.cdx.json
 
 ENV PATH=/opt/venv/bin:$PATH \
     SAMESKU_BUNDLE=/samesku/model_store/default \

@@ -1,5 +1,7 @@
 # make demo    see real listings matched by the shipped model (ARGS=--once: no waiting, exit code says if it worked)
-# make test    everything that must hold: lint, types, architecture, tests
+# make test    everything that must hold: lint, types, architecture, no known vulnerability, tests
+# make audit   known vulnerabilities of the versions in constraints.txt (AUDIT=--required: fail if nobody can be asked)
+# make sbom    sbom.cdx.json: every package and the weights, for whoever must know what is in it
 # make soak    the long versions of some tests: minutes to an hour
 # make serve   the API on http://127.0.0.1:8000
 # make bench   measure against a plain service; writes docs/performance.md
@@ -15,7 +17,7 @@ WORKERS ?= 2
 # nor do more threads: each test process has a core to itself
 THREADS ?= 1
 
-.PHONY: demo test serve lint types unit soak bench bench-full install clean
+.PHONY: demo test serve lint types audit sbom unit soak bench bench-full install clean
 
 install:
 	@PYTHON=$(PYTHON) deploy/install.sh $(VENV) $(EXTRAS)
@@ -26,7 +28,7 @@ demo: install
 serve: install
 	@$(RUN) -m app serve $(ARGS)
 
-test: lint types unit
+test: lint types audit unit
 
 lint: install
 	$(RUN) -m ruff check .
@@ -35,6 +37,12 @@ lint: install
 
 types: install
 	$(RUN) -m mypy
+
+audit: install
+	@$(RUN) deploy/audit.py $(AUDIT)
+
+sbom: install
+	deploy/sbom.sh $(VENV) model_store/default sbom.cdx.json
 
 # in their own order: pytest-xdist would begin the files with the fewest tests last, and those take the longest
 unit: install

@@ -68,7 +68,8 @@ def build_matcher(settings: Settings) -> Matcher:
         with ThreadPoolExecutor(1, thread_name_prefix="catalog") as pool:
             catalog = pool.submit(_open_catalog, settings, bundle, data)  # large ones take seconds, and so do the towers
             encoder = build_encoder(settings, bundle)
-        return Matcher(encoder, catalog.result(), build_judge(bundle), bundle.label, product_limits(settings))
+        gpu_memory = encoder.runtime.memory_bytes
+        return Matcher(encoder, catalog.result(), build_judge(bundle), bundle.label, product_limits(settings), gpu_memory)
     except BaseException:
         data.close()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -89,8 +89,9 @@ class Matcher:
     """Everything the service does, for one bundle and one catalog store. Safe to call from several threads."""
 
     def __init__(
-        self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str, limits: ProductLimits = DEFAULT_LIMITS
-    ) -> None:
+        self, encoder: Encoder, catalog: Catalog, judge: Judge, model: str, limits: ProductLimits = DEFAULT_LIMITS,
+        gpu_memory: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:  # fmt: skip
         """Takes the parts as they are.
 
         Args:
@@ -99,8 +100,10 @@ class Matcher:
             judge: the bundle's thresholds and pair model.
             model: what answers call the model, `name@fingerprint`.
             limits: what products may hold.
+            gpu_memory: returns bytes by kind, for metrics.
         """
         self.encoder, self.catalog, self.judge, self.model, self.limits = encoder, catalog, judge, model, limits
+        self.gpu_memory = gpu_memory
         self.verifier = Verifier(lambda name, product_id: catalog.photo(name, product_id, 0)[0], encoder.limits)
 
     # -- reading: cheap checks and decoding, one item at a time, in any thread --------------------------------
@@ -157,8 +160,15 @@ class Matcher:
 
     def search(self, catalog: str, queries: Sequence[Query], rules: Sequence[Rule] | None = None) -> list[Answer]:
         """Answers queries to one catalog, each by its rule (None: by their thresholds). Raises CatalogNotFound."""
-        answers = self.catalog.search(catalog, queries)
-        asked = zip(queries, answers, rules or [Rule()] * len(queries), strict=True)
+        answers = self.candidates(catalog, queries)
+        return self.judged(list(zip(queries, answers, rules or [Rule()] * len(queries), strict=True)))
+
+    def candidates(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
+        """Returns what the catalog finds for queries, to be `judged`. Raises CatalogNotFound."""
+        return self.catalog.search(catalog, queries)
+
+    def judged(self, asked: Sequence[tuple[Query, Answer, Rule]]) -> list[Answer]:
+        """Returns answers with their matches by the rule of each query, with probabilities and reasons."""
         return [self.judge.judge(query, answer, rule) for query, answer, rule in asked]
 
     def matches_of(self, product_id: str, options: MatchOptions) -> Answer:

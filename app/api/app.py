@@ -24,6 +24,7 @@ from app.core.access import KeyStore
 from app.matcher import Matcher
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.tracing import Traced, Tracing
 
 DESCRIPTION = """*Is this the same product?* Send a photo, a title or both, and get every product of the catalog whose
 score (a cosine in [-1, 1]) reaches the threshold. Errors are RFC 9457 problem details with a stable `code`."""
@@ -35,6 +36,7 @@ def create_app(
     model_details: dict[str, Any] | None = None,
     keys: KeyStore | None = None,
     resolve: Resolve | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Returns the app.
 
@@ -44,6 +46,7 @@ def create_app(
         model_details: what `GET /model` shows besides the matcher's own words.
         keys: who may do what; without them, everybody may do everything: for programs that embed the app, and for tests.
         resolve: how the names in `image_url` are looked up; without it, as this machine does.
+        tracing: where the traces of requests go; closed when the app stops.
     """
     metrics = Metrics()
     alone = is_loopback(settings.host) or settings.allow_anonymous
@@ -51,7 +54,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(matcher, settings, metrics, resolve)
+        app.state.service = Service(matcher, settings, metrics, resolve, tracing)
         app.state.service.start()
         noting = asyncio.create_task(keyring.keep_noting()) if keyring else None
         yield
@@ -59,6 +62,8 @@ def create_app(
         if keyring and noting:
             noting.cancel()
             await keyring.note_uses()
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="samesku",
@@ -66,6 +71,7 @@ def create_app(
         description=DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
+        telemetry=tracing.config if tracing else {"auto_configure": False},
         form_limits={
             "max_files": settings.max_form_parts,
             "max_fields": settings.max_form_parts,
@@ -75,7 +81,7 @@ def create_app(
     app.state.metrics = metrics
     app.state.model_details = model_details or {}
     app.state.limiter = RateLimiter(settings.rate_limit_per_s, settings.rate_limit_burst)
-    _guard(app, settings, keyring, metrics)
+    _guard(app, settings, keyring, metrics, matcher.model, tracing)
     errors.install(app)
     for module in (compare, match, batches, catalog, feedback, system):
         app.include_router(module.router)
@@ -83,11 +89,15 @@ def create_app(
     return app
 
 
-def _guard(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: Metrics) -> None:
+def _guard(
+    app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: Metrics, model: str, tracing: Tracing | None
+) -> None:  # fmt: skip
     """Puts the middlewares around the app, the innermost first."""
     origins = settings.cors_origins
     app.add_middleware(WholeForms)
-    app.add_middleware(BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes)
+    app.add_middleware(
+        BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes, metrics=metrics
+    )
     app.add_middleware(
         Access, keyring=keyring, limiter=app.state.limiter, metrics=metrics, origins=origins,
         local_only=keyring is not None and not settings.allow_anonymous,
@@ -97,8 +107,10 @@ def _guard(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: M
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "X-API-Key", "X-Request-ID"], expose_headers=["X-Request-ID", "Retry-After"],
         )  # fmt: skip
-    app.add_middleware(HeaderLimit, max_bytes=settings.max_header_bytes)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(HeaderLimit, max_bytes=settings.max_header_bytes, metrics=metrics)
+    if tracing:
+        app.add_middleware(Traced)
+    app.add_middleware(RequestLog, metrics=metrics, model=model)
     app.add_middleware(SecurityHeaders)
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import HEADERS_TOO_LARGE, TOO_LARGE, problem, problem_of, problem_response
-from app.telemetry import Metrics, request_id
+from app.telemetry import Metrics, request_fields, request_id
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,9 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class RequestLog:
     """ASGI middleware. A caller's `X-Request-ID` is kept if it is plain text, so that its logs and ours can be joined."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, model: str) -> None:
+        """Wraps an app; `model` is what log lines call the bundle."""
+        self._app, self._metrics, self._model = app, metrics, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
@@ -36,9 +37,11 @@ class RequestLog:
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
         one = sent if _ACCEPTABLE_ID.fullmatch(sent) else uuid.uuid4().hex
         token = request_id.set(one)
-        fields: dict[str, Any] = {}
+        fields: dict[str, Any] = {"model": self._model}
+        noting = request_fields.set(fields)
         scope.setdefault("state", {})["log"] = fields
         started, status = time.perf_counter(), 0
+        self._metrics.in_flight.inc()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -51,11 +54,14 @@ class RequestLog:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             body = problem_of(error)
+            self._metrics.rejected.labels(body["code"]).inc()
             if status:  # the answer has begun: nothing can be said any more
                 raise
             await problem_response(body)(scope, receive, send_with_id)
         finally:
+            self._metrics.in_flight.dec()
             self._record(scope, status, time.perf_counter() - started, fields)
+            request_fields.reset(noting)
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, took_s: float, fields: dict[str, Any]) -> None:
@@ -75,8 +81,8 @@ class RequestLog:
 class HeaderLimit:
     """ASGI middleware: refuses requests whose address and headers are too large."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
+        self._app, self._max_bytes, self._metrics = app, max_bytes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
@@ -84,6 +90,7 @@ class HeaderLimit:
             size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
             size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])  # 4: colon, blank, line end
             if size > self._max_bytes:
+                self._metrics.rejected.labels(HEADERS_TOO_LARGE[0]).inc()
                 await problem_response(problem(431, *HEADERS_TOO_LARGE))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -92,8 +99,8 @@ class HeaderLimit:
 class BodyLimit:
     """ASGI middleware: refuses bodies that are too large, before they are read where their length is announced."""
 
-    def __init__(self, app: ASGIApp, request_bytes: int, batch_bytes: int) -> None:
-        self._app, self._request_bytes, self._batch_bytes = app, request_bytes, batch_bytes
+    def __init__(self, app: ASGIApp, request_bytes: int, batch_bytes: int, metrics: Metrics) -> None:
+        self._app, self._request_bytes, self._batch_bytes, self._metrics = app, request_bytes, batch_bytes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
@@ -103,6 +110,7 @@ class BodyLimit:
         limit = self._batch_bytes if scope["path"].endswith("/batch") else self._request_bytes
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > limit:
+            self._metrics.rejected.labels(TOO_LARGE[0]).inc()
             await problem_response(problem(413, *TOO_LARGE))(scope, receive, send)
             return
         received = 0

@@ -7,20 +7,24 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
 from app.api.fetching import Fetcher, Resolve
+from app.api.stages import Stages
 from app.catalog.base import Stored
 from app.core.answer import Answer
 from app.core.product import Embedding, Prepared, Query
 from app.errors import AppError, NotReady, Overloaded
+from app.gauges import show_catalogs, show_resources, show_start
 from app.judge import Rule, Verdict
 from app.matcher import Matcher, MatchOptions, PreparedProduct
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.tracing import Tracing
 
 PROBE_TIMEOUT_S = 10.0
 RETRY_S = 0.05
@@ -28,6 +32,7 @@ RETRY_S = 0.05
 log = logging.getLogger(__name__)
 
 Asked = tuple[str, Query, Rule]  # of which catalog, what, and what makes a match
+Found = tuple[Answer, float]  # and how many seconds the whole batch was judged, after it was searched for
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
@@ -35,9 +40,17 @@ Item = TypeVar("Item")
 class Service:
     """What the routes call. One instance per app, used on its event loop."""
 
-    def __init__(self, matcher: Matcher, settings: Settings, metrics: Metrics, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        settings: Settings,
+        metrics: Metrics,
+        resolve: Resolve | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         """`resolve`: how the names of other machines are looked up; None: as this machine does."""
         self.matcher, self.settings, self.metrics = matcher, settings, metrics
+        self._stages = Stages(metrics, tracing)
         self.fetcher = Fetcher.of(settings, resolve, metrics.stage.labels("fetch").observe)
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         # threads of its own: a photo of a single request must not wait behind dozens of the bulk
@@ -45,14 +58,13 @@ class Service:
         self._decoding = 0
         self._in_person = 0  # steps of single requests that are under way
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        note = self._stages.batch
         limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
         limits["hold"] = lambda: self._in_person > 0
         self._embedder = MicroBatcher[Prepared, Embedding](
-            "encode", matcher.embed, observe=lambda t: self._observe("encode", t), wait_ms=settings.batch_wait_ms, **limits
+            "encode", matcher.embed, observe=lambda t: note("encode", t), wait_ms=settings.batch_wait_ms, **limits
         )
-        self._searcher = MicroBatcher[Asked, Answer](
-            "search", self._search, observe=lambda t: self._observe("search", t), **limits
-        )
+        self._searcher = MicroBatcher[Asked, Found]("search", self._search, observe=lambda t: note("search", t), **limits)
         self._batch_items = asyncio.Semaphore(max(1, settings.max_queue // 2))  # single requests keep the other half
         self._ready: tuple[float, AppError | None] = (0.0, NotReady("the service is starting: try again in a moment."))
         self._probing = asyncio.Lock()
@@ -61,6 +73,7 @@ class Service:
         """Starts the workers on the running event loop."""
         self._embedder.start()
         self._searcher.start()
+        show_start(self.metrics, time.time())
 
     async def stop(self) -> None:
         """Finishes what has been accepted, then stops the workers and closes the catalog."""
@@ -76,7 +89,7 @@ class Service:
 
     # `bulk` marks the items of batches: single requests go before them, see `app.api.lines`
 
-    async def decode(self, read: Callable[[], Result], *, bulk: bool = False) -> Result:
+    async def decode(self, read: Callable[[], Result], *, bulk: bool = False, stage: str = "decode") -> Result:
         """Runs a reading step in the decode threads. Raises Overloaded if too many wait, and what `read` raises."""
         if self._decoding >= self.settings.max_queue:
             raise Overloaded(f"{self._decoding} photos wait to be decoded: try again in a moment.")
@@ -84,29 +97,26 @@ class Service:
         try:
             threads = self._bulk_decoders if bulk else self._decoders
             with self._known(bulk=bulk):
-                return await asyncio.get_running_loop().run_in_executor(threads, read)
+                return await self._stages.in_thread(_in(threads), stage, read, bulk=bulk)
         finally:
             self._decoding -= 1
 
     async def embed(self, prepared: Prepared, *, bulk: bool = False) -> tuple[Embedding, Timing]:
         """Embeds one item, together with those of other callers."""
         with self._known(bulk=bulk):
-            return await self._embedder.submit(prepared, max(1, len(prepared.photos)), bulk=bulk)
+            embedding, timing = await self._embedder.submit(prepared, max(1, len(prepared.photos)), bulk=bulk)
+        self._stages.batched("encode", timing, bulk=bulk)
+        return embedding, timing
 
-    async def match(
-        self, prepared: Prepared, options: MatchOptions, *, bulk: bool = False
-    ) -> tuple[Answer, dict[str, float]]:
-        """Embeds one query and searches for it; also returns where the time went."""
-        embedding, encoding = await self.embed(prepared, bulk=bulk)
+    async def match(self, prepared: Prepared, options: MatchOptions, *, bulk: bool = False) -> Answer:
+        """Embeds one query and searches for it."""
+        embedding, _ = await self.embed(prepared, bulk=bulk)
         query = self.matcher.query(prepared, embedding, options)
         with self._known(bulk=bulk):
-            answer, searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
-        return answer, {
-            "queue_ms": round(encoding.queue_ms + searching.queue_ms, 1),
-            "encode_ms": round(encoding.work_ms, 1),
-            "search_ms": round(searching.work_ms, 1),
-            "batch_size": encoding.batch_size,
-        }
+            (answer, judged_s), searching = await self._searcher.submit((options.catalog, query, options.rule), bulk=bulk)
+        self._stages.batched("search", searching, bulk=bulk, then_s=judged_s)
+        self._stages.item("judge", None, judged_s, bulk=bulk)
+        return answer
 
     @contextmanager
     def _known(self, *, bulk: bool) -> Iterator[None]:
@@ -119,13 +129,15 @@ class Service:
 
     async def verify(self, image: bytes, catalog: str, answer: Answer) -> Answer:
         """Looks twice at the photos of doubtful matches, in the decode threads."""
-        return await self.decode(lambda: self.matcher.verifier.verify(image, catalog, answer))
+        return await self.decode(lambda: self.matcher.verifier.verify(image, catalog, answer), stage="verify")
 
     async def compare(self, sides: tuple[Prepared, Prepared], rule: Rule) -> Verdict:
         """Embeds two products and judges them."""
         found = await asyncio.gather(*(self.embed(side) for side in sides))
         embeddings = [embedding for embedding, _ in found]
-        return await asyncio.to_thread(self.matcher.compare, sides, embeddings, rule)
+        return await self._stages.in_thread(
+            asyncio.to_thread, "judge", lambda: self.matcher.compare(sides, embeddings, rule)
+        )
 
     async def store(
         self, catalog: str, products: Sequence[PreparedProduct], embeddings: Sequence[Embedding]
@@ -136,31 +148,32 @@ class Service:
 
     async def write(self, change: Callable[[], Result]) -> Result:
         """Runs a change of the catalog in the writer thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, change)
+        return await self._stages.in_thread(_in(self._writer), "store", change)
 
-    def _search(self, items: Sequence[Asked]) -> list[Answer]:
+    def _search(self, items: Sequence[Asked]) -> list[Found]:
         by_catalog: dict[str, list[int]] = defaultdict(list)
         for n, (catalog, _, _) in enumerate(items):
             by_catalog[catalog].append(n)
         answers: dict[int, Answer] = {}
         for catalog, members in by_catalog.items():
-            found = self.matcher.search(catalog, [items[n][1] for n in members], [items[n][2] for n in members])
+            found = self.matcher.candidates(catalog, [items[n][1] for n in members])
             answers.update(zip(members, found, strict=True))
-        return [answers[n] for n in range(len(items))]
-
-    def _observe(self, stage: str, timing: Timing) -> None:
-        self.metrics.stage.labels("queue").observe(timing.queue_ms / 1000)
-        self.metrics.stage.labels(stage).observe(timing.work_ms / 1000)
-        self.metrics.batch.labels(stage).observe(timing.batch_size)
+        began = time.perf_counter()
+        judged = self.matcher.judged([(query, answers[n], rule) for n, (_, query, rule) in enumerate(items)])
+        took_s = time.perf_counter() - began
+        self.metrics.stage.labels("judge").observe(took_s)
+        return [(answer, took_s) for answer in judged]
 
     def refresh_gauges(self) -> None:
         """Brings the gauges up to date, just before they are read."""
         self.metrics.queue.labels("encode").set(self._embedder.depth)
         self.metrics.queue.labels("search").set(self._searcher.depth)
-        self.metrics.queue.labels("decode").set(self._decoding)
+        self._stages.refresh()
+        self.metrics.queue_limit.set(self.settings.max_queue)
+        self.metrics.decode_threads.set(self.settings.decode_threads)
         self.metrics.model.labels(self.matcher.model).set(1)
-        for info in self.matcher.catalog.catalogs():
-            self.metrics.products.labels(info.name).set(info.products)
+        show_catalogs(self.metrics, self.matcher.catalog.catalogs())
+        show_resources(self.metrics, self.settings.data_dir, self.matcher.gpu_memory)
 
     # -- batches -----------------------------------------------------------------------------------------------
 
@@ -226,3 +239,8 @@ class Service:
             log.exception("the readiness probe failed")
             return NotReady("a probe failed: see the log.")
         return None
+
+
+def _in(threads: Executor) -> Callable[[Callable[[], Result]], Awaitable[Result]]:
+    """Returns what has a function called in a thread of a pool."""
+    return partial(asyncio.get_running_loop().run_in_executor, threads)

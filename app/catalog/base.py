@@ -29,10 +29,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class CatalogInfo:
-    """A catalog by name, and how many products it holds."""
+    """A catalog by name, how many products it holds, and where its index came from: `snapshot`, `database`, or `new`."""
 
     name: str
     products: int
+    opened: str = "new"
 
 
 @dataclass(frozen=True, slots=True)

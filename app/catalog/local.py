@@ -51,6 +51,7 @@ class _Shelf:
     generation: int
     products: int
     saved_generation: int = -1
+    opened: str = "new"
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -121,7 +122,8 @@ class LocalCatalog:
         products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
         log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
         saved = row.generation if source == "snapshot" or row.generation == 0 else -1
-        return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved)
+        opened = "new" if row.generation == 0 else "snapshot" if source == "snapshot" else "database"
+        return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved, opened=opened)
 
     def _new_index(self) -> RowIndex:
         return RowIndex(self._fusion.dim, self._options)
@@ -253,7 +255,7 @@ class LocalCatalog:
 
     def catalogs(self) -> list[CatalogInfo]:
         """See `Catalog.catalogs`."""
-        return [CatalogInfo(name, shelf.products) for name, shelf in sorted(self._shelves.items())]
+        return [CatalogInfo(name, shelf.products, shelf.opened) for name, shelf in sorted(self._shelves.items())]
 
     def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
         """See `Catalog.search`."""

@@ -21,11 +21,13 @@ def serve(
     _share_cores()
     import uvicorn
 
+    from app import __version__
     from app.api.app import create_app
     from app.api.protocol import bounded_protocol
     from app.bootstrap import build_keys, build_matcher
     from app.model_store import read_manifest
     from app.telemetry import configure_logging
+    from app.tracing import from_environment
 
     given: dict[str, Any] = {"host": host, "port": port}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
@@ -39,7 +41,7 @@ def serve(
     log = logging.getLogger(__name__)
     log.info("model loaded", extra={"model": matcher.model, "bundle": str(settings.bundle)})
     config = uvicorn.Config(
-        create_app(matcher, settings, details, keys),
+        create_app(matcher, settings, details, keys, tracing=from_environment(__version__)),
         host=settings.host,
         port=settings.port,
         log_config=None,

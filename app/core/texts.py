@@ -9,7 +9,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import Levenshtein
 
+from app.core.remembering import remembered
+
 Doubles = NDArray[np.float64]
 
 TEXT_FEATURES = ("set", "sort", "partial", "edit", "tokens", "contained", "trigrams", "shorter", "length_ratio")
-_KEPT = 65_536  # titles whose tokens are remembered
+_KEPT, _LONGEST = 8192, 128  # titles whose tokens are remembered: 50 MB of usual ones, 140 MB at most
 _SCORERS = (("set", fuzz.token_set_ratio), ("sort", fuzz.token_sort_ratio), ("partial", fuzz.partial_ratio))
 
 
@@ -89,7 +90,7 @@ class _Text:
     trigrams: frozenset[str]
 
 
-@lru_cache(_KEPT)
+@remembered(_KEPT, _LONGEST)
 def _read(title: str) -> _Text:
     low = title.lower()
     padded = f" {low} "

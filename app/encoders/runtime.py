@@ -54,6 +54,13 @@ class Runtime:
         """Returns uint8 memory to fill for the device; a GPU fetches from such while the program goes on."""
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
+    def memory_bytes(self) -> dict[str, int]:
+        """Returns the memory of the GPU: `total`, `free`, and `reserved` by this process; empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        return {"total": total, "free": free, "reserved": torch.cuda.memory_reserved(self.device)}
+
     def autocast(self) -> AbstractContextManager[object]:
         """The arithmetic of a forward pass of training's first steps."""
         if self.device.type == "cuda":

@@ -129,7 +129,10 @@ def test_each_request_is_one_log_line_with_its_id(client: TestClient, caplog: py
     fields = vars(record)
     assert ids == ["trace-me"]
     assert (fields["method"], fields["path"], fields["status"], fields["matches"]) == ("POST", "/match", 200, 0)
-    assert {"queue_ms", "encode_ms", "search_ms", "batch_size", "took_ms"} <= set(fields)
+    stages = {"decode_ms", "queue_ms", "encode_ms", "search_ms", "judge_ms"}
+    assert stages | {"batch_size", "took_ms"} <= fields.keys()
+    assert fields["model"] == f"fake@{FINGERPRINT}"
+    assert all(fields[stage] <= fields["took_ms"] for stage in stages)
 
 
 # -- OpenAPI ---------------------------------------------------------------------------------------------------

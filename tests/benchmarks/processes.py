@@ -25,7 +25,7 @@ READY_S = 180.0
 STOP_S = 20.0
 POLL_S = 0.2
 LOG_LINES = 15
-STAGES = ("queue_ms", "encode_ms", "search_ms", "took_ms", "batch_size")
+STAGES = ("queue_ms", "encode_ms", "search_ms", "judge_ms", "took_ms", "batch_size")
 
 
 class BenchmarkFailed(Exception):

@@ -101,7 +101,8 @@ def stage_rows(race: Race) -> Rows:
         stages = median_stages(race.measurements, clients)
         if not stages:
             continue
-        queue, encode, search, took = (stages.get(name, 0.0) for name in ("queue_ms", "encode_ms", "search_ms", "took_ms"))
+        queue, encode, took = (stages.get(name, 0.0) for name in ("queue_ms", "encode_ms", "took_ms"))
+        search = stages.get("search_ms", 0.0) + stages.get("judge_ms", 0.0)
         rest = max(0.0, took - queue - encode - search)
         times = [f"{value:,.1f}" for value in (queue, encode, search, rest, took)]
         rows.append([counted(clients), *times, f"{stages.get('batch_size', 1):.0f}"])
@@ -162,8 +163,8 @@ def section(race: Race) -> str:
         f"there. The highest load average at the start of a run was {load:.1f}."
     )
     stages = (
-        "*Waiting* is for the towers and for the index; *towers* and *search* are those of the whole batch that the request "
-        "was part of; *rest* is reading the form, decoding the photo and writing the answer."
+        "*Waiting* is for a thread to decode, the towers and the index; *towers* and *search* are those of the whole batch "
+        "that the request was part of; *rest* is reading the form, decoding the photo and writing the answer."
     )
     intro = "Where samesku's time goes, from its own log (median ms per request):"
     tables = [table_text(RATIO_HEAD, ratio_rows(race)), table_text(ABSOLUTE_HEAD, absolute_rows(race))]

@@ -80,3 +80,10 @@ def test_the_engine_can_be_named_with_and_without_the_prefix(monkeypatch: pytest
         assert Settings().engine == "torch"
         assert Settings(engine="openvino").engine == "openvino"
         monkeypatch.delenv(name)
+
+
+def test_memory_is_that_of_the_gpu_and_nothing_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Runtime(torch.device("cpu")).memory_bytes() == {}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 15)
+    assert Runtime(torch.device("cuda")).memory_bytes() == {"total": 80, "free": 60, "reserved": 15}

@@ -66,7 +66,7 @@ async def _match_lines(service: Service, batch: Batch, options: MatchOptions) ->
             async with _photos_fetched(service, item, 1) as whole:
                 return line(item, await service.patiently(lambda: _match_one(service, whole, options)))
         except Exception as error:  # noqa: BLE001 - one bad item costs that item a line
-            return line(item, {"error": problem_of(error)})
+            return line(item, {"error": _refused(service, error)})
 
     try:
         async for one in service.in_order(batch.items, answer, window=2 * service.settings.max_batch_size):
@@ -78,7 +78,7 @@ async def _match_lines(service: Service, batch: Batch, options: MatchOptions) ->
 async def _match_one(service: Service, item: BatchItem, options: MatchOptions) -> dict[str, Any]:
     started = time.perf_counter()
     prepared = await service.decode(lambda: _read_query(service, item), bulk=True)
-    answer, _ = await service.match(prepared, options, bulk=True)
+    answer = await service.match(prepared, options, bulk=True)
     took_ms = (time.perf_counter() - started) * 1000
     return AnswerOut.of(answer, options.catalog, service.matcher.model, took_ms).model_dump(mode="json")
 
@@ -137,11 +137,11 @@ async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: st
     except Exception as error:  # noqa: BLE001 - the commit failed: each item of it says so
         for item in chunk:
             audit(caller, "index", catalog, item.id, code_of(error))
-        return [line(item, {"error": problem_of(error)}) for item in chunk]
+        return [line(item, {"error": _refused(service, error)}) for item in chunk]
     outcomes: list[dict[str, Any]] = []
     for one in read:
         if isinstance(one, Exception):
-            outcomes.append({"error": problem_of(one)})
+            outcomes.append({"error": _refused(service, one)})
         elif isinstance(one, BaseException):
             raise one
         else:
@@ -184,6 +184,12 @@ def _read_product(service: Service, item: BatchItem) -> PreparedProduct:
     if item.id is None:
         raise InvalidInput("the product has no id: give every item its own.")
     return service.matcher.read_product(item.id, listing.title, listing.images, listing.attributes)
+
+
+def _refused(service: Service, error: Exception) -> dict[str, Any]:
+    problem = problem_of(error)
+    service.metrics.rejected.labels(problem["code"]).inc()
+    return problem
 
 
 def _load(item: BatchItem) -> Listing:

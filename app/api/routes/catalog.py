@@ -44,8 +44,7 @@ async def put_product(
         service.matcher.check_photos(len(photos) + len(image_url or []))
         async with service.fetcher.photos(image_url or []) as fetched:
             product = await service.decode(lambda: service.matcher.read_product(id, title, photos + fetched, kept))
-            embedding, timing = await service.embed(product.prepared)
-            request.state.log |= {"encode_ms": round(timing.work_ms, 1), "batch_size": timing.batch_size}
+            embedding, _ = await service.embed(product.prepared)
             stored = (await service.store(catalog, [product], [embedding]))[0]
     audit(caller, "index", catalog, id, "created" if stored.created else "replaced")
     response.status_code = 201 if stored.created else 200

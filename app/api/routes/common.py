@@ -75,6 +75,8 @@ async def one_photo(service: Service, image: UploadFile | None, image_url: str |
 def count_items(request: Request, items: int) -> None:
     """Makes a batch count as its items, in the log and for the rate of its key."""
     request.state.log["items"] = items
+    route: str = request.scope["route"].path
+    request.app.state.metrics.items.labels(route).inc(items)
     request.app.state.limiter.charge(caller_of(request).key, items - 1)
 
 

@@ -59,8 +59,8 @@ async def match(
         raise InvalidInput("verify compares photos: send one, or leave it out.")
     async with one_photo(service, image, image_url) as data:
         prepared = await service.decode(lambda: service.matcher.read_query(data, title))
-        answer, timing = await service.match(prepared, options)
+        answer = await service.match(prepared, options)
         if verify and data is not None:
             answer = await service.verify(data, catalog, answer)
-    request.state.log |= timing | {"matches": answer.total}
+    request.state.log["matches"] = answer.total
     return AnswerOut.of(answer, catalog, service.matcher.model, (time.perf_counter() - started) * 1000)

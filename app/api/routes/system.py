@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from app.api.routes.common import PROBLEMS, service_of
 from app.api.schemas import ModelOut
 from app.api.security import caller_of
+from app.errors import AppError
 
 router = APIRouter(tags=["system"])
 _REFUSALS: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (401, 403, 429, 503)}
@@ -41,7 +42,13 @@ async def alive() -> dict[str, str]:
 @router.get("/readyz", responses={503: PROBLEMS[503]})
 async def ready(request: Request) -> dict[str, str]:
     """Embeds and searches for real (cached for a few seconds); 503 with the reason if that fails."""
-    await service_of(request).check_ready()
+    service = service_of(request)
+    try:
+        await service.check_ready()
+    except AppError:
+        service.metrics.ready.set(0)
+        raise
+    service.metrics.ready.set(1)
     return {"status": "ready"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from app.core.quantities.codes import is_variant, similarity
 from app.core.quantities.facts import KINDS, Facts, Value, text_of
 from app.core.quantities.read import read_facts
 from app.core.quantities.sizes import ALL
+from app.core.remembering import remembered
 
 _EXACT = 1e-6
 _TOLERANCE = 0.006
@@ -20,6 +20,7 @@ _TOLERANCES = {"storage": 0.03, "count": _EXACT, "age": _EXACT, "size": _EXACT, 
 _UNKNOWN_UNITS = (1.0, 10.0, 25.4)  # what dimensions without a unit may be in, in mm
 _INCH = 25.4
 _MEMORY_SHARE = 8
+_LONGEST = 512
 _KEPT = 4096  # pairs of titles that are remembered: evidence is collected first, and reasons are given for some of it
 
 # A conflict is firm if the closest amounts are not closer than this. Nearer ones are often another label of the same
@@ -74,7 +75,7 @@ _CONFLICT, _ABSENT, _AGREE = Verdict  # looking a member up takes longer than co
 _NOTHING = {kind: Comparison(kind, _ABSENT, "", "") for kind in KINDS}
 
 
-@lru_cache(_KEPT)
+@remembered(_KEPT, _LONGEST)
 def compare_titles(left: str, right: str) -> Mapping[str, Comparison]:
     """Reads two clean titles and compares what they say, for each of `KINDS`; see `compare_facts`."""
     return MappingProxyType(compare_facts(read_facts(left), read_facts(right)))

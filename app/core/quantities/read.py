@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from functools import lru_cache
 
 from app.core.quantities.codes import read_codes
 from app.core.quantities.facts import KINDS, Facts, Value, written
@@ -27,6 +26,7 @@ from app.core.quantities.words import (
     TIMES,
     ZOOMS,
 )
+from app.core.remembering import remembered
 
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _SKIPPED = frozenset(":.(@[")
@@ -43,7 +43,7 @@ _PARCELS = [[bracket, "1", "kg"] for bracket in "([{"]
 Span = tuple[int, int]
 
 
-@lru_cache(maxsize=16384)
+@remembered(kept=16384, longest=256)
 def read_facts(title: str) -> Facts:
     """Returns what a title says in numbers, made comparable.
 
