@@ -20,6 +20,7 @@ from app.errors import (
     NotReady,
     Overloaded,
     PayloadTooLarge,
+    StorageUnavailable,
     Unauthenticated,
     UnsupportedMedia,
 )
@@ -39,6 +40,7 @@ STATUS: dict[type[AppError], int] = {
     NotFound: 404,
     Overloaded: 429,
     NotReady: 503,
+    StorageUnavailable: 503,
 }
 TOO_LARGE = PayloadTooLarge.code, "the body is larger than this call takes: send less at once."
 HEADERS_TOO_LARGE = "headers_too_large", "address and headers are larger than is taken: send less in them."
@@ -57,7 +59,7 @@ def code_of(error: Exception) -> str:
 
 def headers_of(error: Exception) -> dict[str, str]:
     """Returns the headers that go with an error: when to come back, or how to say who one is."""
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | StorageUnavailable):
         return {"Retry-After": str(error.retry_after_s)}
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
 

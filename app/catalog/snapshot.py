@@ -1,7 +1,7 @@
 """Snapshots of a search index: what makes a restart fast, and is never trusted without proof.
 
-A snapshot is plain NumPy arrays beside a manifest with the SHA-256 of their parts, the catalog's generation and the
-bundle's fingerprint. It is used only if all three agree with the database; anything else means a rebuild from SQL.
+A snapshot is plain NumPy arrays beside a manifest with the SHA-256 of their parts, the catalog's generation and stamp and
+the bundle's fingerprint. It is used only if all of them agree with the database; anything else means a rebuild from SQL.
 FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
 """
 
@@ -28,6 +28,7 @@ from app.catalog.rows import Precision, RowSet
 from app.files import replace_folder
 
 MANIFEST = "snapshot.json"
+STATE = ("generation", "stamp")
 ARRAYS = ("keys", "flags", "vectors")
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -69,8 +70,11 @@ class _Files:
         return RowSet(**found)
 
 
-def save(folder: Path, index: RowIndex, generation: int, fingerprint: str) -> None:
-    """Writes a snapshot of an index into `folder`, replacing the one that is there in one step. No row is copied."""
+def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str) -> None:
+    """Writes a snapshot of an index into `folder`, replacing the one that is there in one step. No row is copied.
+
+    `state` is the catalog's generation and stamp. Raises OSError.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".snapshot.", dir=folder.parent))
     try:
@@ -78,7 +82,7 @@ def save(folder: Path, index: RowIndex, generation: int, fingerprint: str) -> No
         ends = _write(files, index)
         digests = _ahead(lambda part: _digest(files.rows(*part)), pairwise([0, *ends]))
         parts = [{"end": end, "sha256": digest} for end, digest in zip(ends, digests, strict=True)]
-        manifest = {"generation": generation, "fingerprint": fingerprint, "parts": parts}
+        manifest = dict(zip(STATE, state, strict=True)) | {"fingerprint": fingerprint, "parts": parts}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
     finally:
@@ -100,7 +104,7 @@ def _write(files: _Files, index: RowIndex) -> list[int]:
     return list(accumulate(sizes))
 
 
-def read(folder: Path, generation: int, fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
+def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
     """Yields the rows of a snapshot in parts, each proven to be what was written, while the next ones are read and proven.
 
     Raises:
@@ -108,8 +112,10 @@ def read(folder: Path, generation: int, fingerprint: str, dim: int, precision: P
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if manifest["generation"] != generation:
-            raise Unusable(f"snapshot of generation {manifest['generation']}, database at {generation}")
+        if manifest["generation"] != state[0]:
+            raise Unusable(f"snapshot of generation {manifest['generation']}, database at {state[0]}")
+        if manifest["stamp"] != state[1]:
+            raise Unusable("snapshot of another catalog, or of another past of this one")
         if manifest["fingerprint"] != fingerprint:
             raise Unusable("snapshot made by another bundle")
         ends = [0, *(part["end"] for part in manifest["parts"])]

@@ -376,6 +376,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "manifest not text": lambda folder: (folder / "snapshot.json").write_bytes(b"\xff\xfe"),
     "older generation": lambda folder: edit_manifest(folder, generation=1),
     "newer generation": lambda folder: edit_manifest(folder, generation=99),
+    "another stamp": lambda folder: edit_manifest(folder, stamp="0" * 32),
+    "no stamp": lambda folder: edit_manifest(folder, stamp=None),
     "another fingerprint": lambda folder: edit_manifest(folder, fingerprint="0123456789abcdef"),
     "folder gone": shutil.rmtree,
 }
@@ -391,7 +393,7 @@ def test_a_clean_stop_makes_the_next_start_read_the_snapshot(open_matcher: Open,
     index(matcher, "b", "bbb")
     matcher.catalog.delete("default", "b")
     matcher.close()
-    with caplog.at_level(logging.INFO, "app.catalog.local"):
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         again = open_matcher()
     assert sources(caplog) == ["snapshot"]
     assert ids(again, "aaa", GREEN, threshold=0.999) == ["a"]
@@ -408,13 +410,13 @@ def test_a_snapshot_that_proves_nothing_is_not_used(
     matcher.close()
     (folder,) = (tmp_path / "data" / "snapshots").iterdir()
     damage(folder)
-    with caplog.at_level(logging.INFO, "app.catalog.local"):
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         again = open_matcher()
     assert "snapshot" not in sources(caplog)
     assert ids(again, "aaa", GREEN) == ids(again, None, RED) == ["a"]
     assert ids(again, "bbb", BLUE) == ["b"]
     again.close()
-    with caplog.at_level(logging.INFO, "app.catalog.local"):
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         open_matcher()
     assert sources(caplog)[-1] == "snapshot"
 
@@ -430,6 +432,42 @@ def test_a_snapshot_from_before_the_last_change_is_not_used(open_matcher: Open, 
     again = open_matcher(tmp_path / "crashed")
     assert ids(again, "bbb") == ["b"]
     assert ids(again, "aaa") == []
+
+
+def test_a_snapshot_of_another_catalog_is_not_used(
+    open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both are at the same generation, and were made by the same bundle."""
+    matcher = open_matcher()
+    index(matcher, "p", "aaa", catalog="one")
+    index(matcher, "p", "bbb", catalog="two")
+    matcher.close()
+    one, two = sorted((tmp_path / "data" / "snapshots").iterdir())
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+        again = open_matcher()
+    assert sources(caplog).count("snapshot of another catalog, or of another past of this one") == 2
+    assert ids(again, "aaa", catalog="one") == ids(again, "bbb", catalog="two") == ["p"]
+    assert ids(again, "bbb", catalog="one") == []
+
+
+def test_a_snapshot_of_another_past_is_not_used(open_matcher: Open, tmp_path: Path) -> None:
+    """The database is put back to a copy, and then changed as often as it had been, but otherwise."""
+    matcher = open_matcher()
+    index(matcher, "a", "aaa")
+    matcher.close()
+    shutil.copy(tmp_path / "data" / "catalog.sqlite", tmp_path / "copy")
+    matcher = open_matcher()
+    index(matcher, "b", "bbb")
+    matcher.close()
+    shutil.copy(tmp_path / "copy", tmp_path / "data" / "catalog.sqlite")
+    matcher = open_matcher()
+    index(matcher, "c", "ccc")
+    shutil.copytree(tmp_path / "data", tmp_path / "crashed")  # its snapshot is of b, at the same generation
+    again = open_matcher(tmp_path / "crashed")
+    assert (ids(again, "ccc"), ids(again, "bbb")) == (["c"], [])
 
 
 def test_half_written_and_orphaned_photos_are_removed_after_an_unclean_stop(open_matcher: Open, tmp_path: Path) -> None:
@@ -468,7 +506,7 @@ def test_a_damaged_photo_is_reported_and_healed_by_indexing_again(matcher: Match
     index(matcher, "a", None, (RED,))
     (file,) = (f for f in (tmp_path / "data" / "photos").rglob("*") if f.is_file())
     flip(file)
-    with pytest.raises(CatalogError, match="index the product again"):
+    with pytest.raises(PhotoNotFound, match="index the product again"):
         matcher.catalog.photo("default", "a", 0)
     index(matcher, "a", None, (RED,))
     assert matcher.catalog.photo("default", "a", 0)[0] == photo(RED)
