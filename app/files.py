@@ -33,6 +33,24 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(folder: Path) -> None:
+    """Makes everything in a folder survive a power cut, at any depth. Raises OSError if some of it could not be written.
+
+    Linux's syncfs does it in one call; a sync of each of 100,000 photos takes minutes.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs is not None:
+            if syncfs(handle):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+            return
+    finally:
+        os.close(handle)
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
 @contextmanager
 def locked(file: Path, *, shared: bool = False) -> Iterator[bool]:
     """Holds a lock against other processes, and other holders in this one; yields False, at once, if it is taken.

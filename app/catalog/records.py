@@ -250,6 +250,13 @@ class Records:
         older.discard(ScriptDirectory.from_config(config).get_current_head() or "")
         return found is not None and found not in older
 
+    @staticmethod
+    def revisions() -> set[str]:
+        """Returns the schemas that this version can open: its own, and those that it migrates."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[Session]:
         """A session whose objects stay readable after the commit; rolled back unless committed.
