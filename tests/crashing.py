@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -125,9 +125,26 @@ def nursery() -> Iterator[Nursery]:
 class Crashes:
     """Rounds of writing, killing, starting again and checking, all on one data folder."""
 
-    def __init__(self, services: Nursery, folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        services: Nursery,
+        folder: Path,
+        seed: int,
+        data: Path | None = None,
+        power_cut: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Takes an empty place.
+
+        Args:
+            services: start and kill.
+            folder: for the log, and for the data unless that is elsewhere; made.
+            seed: of what is written and when it is killed.
+            data: the data folder.
+            power_cut: what happens to the disk after a kill; nothing, if it is not given.
+        """
         folder.mkdir()
-        self.folder, self.data, self.log = folder, folder / "data", folder / "service.log"
+        self.folder, self.data, self.log = folder, data or folder / "data", folder / "service.log"
+        self._after_kill = power_cut
         self.counts = Counts()
         self._services, self._chance = services, random.Random(seed)
         self._ledger: dict[Name, Entry] = {
@@ -153,6 +170,7 @@ class Crashes:
             pid = 0
         if pid:
             assert self._services.end(pid, signal.SIGKILL) == -signal.SIGKILL, self.log.read_text()
+        self._after_kill()
         self._check_copy()
         pid, address = self._services.serve(self.data, self.log)
         with httpx.Client(base_url=address, timeout=120) as client:
@@ -240,6 +258,8 @@ class Crashes:
     def _check_copy(self) -> None:
         """Opens a copy of what the crash left: the search index holds exactly the rows of the database, photos are whole."""
         copy = self.folder / "copy"
+        if not self.data.exists():  # killed before it had made anything
+            return
         shutil.copytree(self.data, copy)
         check_folder(copy)
         shutil.rmtree(copy)

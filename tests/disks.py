@@ -5,6 +5,7 @@ They take the right to mount; where there is none, `pytest.skip` says so.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +49,8 @@ def fill(folder: Path, left_bytes: int = 0) -> Path:
 class Disk:
     """An ext4 file system in a file: what the file holds is what the disk holds, and dirty pages are not in it.
 
-    A copy of the file, made after the programs that use it were killed, is the disk after a power cut: what was synced is
-    on it, and of what was not synced whatever the kernel had happened to write.
+    A copy of the file, made after the programs that use the disk were killed, is the disk after a power cut: what was synced
+    is on it, and of what was not synced whatever the kernel had happened to write.
     """
 
     def __init__(self, image: Path, size_bytes: int = 64 << 20) -> None:
@@ -62,18 +63,22 @@ class Disk:
     def mounted(self, place: Path) -> Iterator[Path]:
         """Mounts it. Its journal is written every minute unless a program asks for it."""
         place.mkdir(exist_ok=True)
-        run("mount", "-o", "loop,commit=60", str(self.image), str(place))
+        self._mount(place)
         try:
             yield place
         finally:
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 
-    def after_power_cut(self, image: Path) -> Disk:
-        """Returns the disk as it is now, without what is only in memory."""
-        cut = object.__new__(Disk)
-        cut.image = image
-        image.write_bytes(self.image.read_bytes())
-        return cut
+    def cut_power(self, place: Path) -> None:
+        """Puts the mounted disk into the state after a power cut and a start: what is only in memory is gone."""
+        after = self.image.with_suffix(".after")
+        shutil.copyfile(self.image, after)
+        subprocess.run(["umount", str(place)], check=True)
+        after.replace(self.image)
+        self._mount(place)
+
+    def _mount(self, place: Path) -> None:
+        run("mount", "-o", "loop,commit=60", str(self.image), str(place))
 
     @staticmethod
     def break_down(place: Path) -> None:

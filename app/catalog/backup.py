@@ -29,7 +29,7 @@ from app.catalog.backup_files import (
     read_manifest,
 )
 from app.catalog.connections import BUSY_TIMEOUT_MS
-from app.catalog.data_folder import DATABASE, PHOTOS, refuse_half_restored
+from app.catalog.data_folder import DATABASE, PHOTOS, refuse_unusable
 from app.errors import BackupError, CatalogError
 from app.files import locked, replace_folder, sha256_of, sync_tree, write_file
 
@@ -82,7 +82,7 @@ def backup(data: Path, target: Path, show: Show = quiet, *, allow_missing: bool 
 
 
 def _check_places(data: Path, target: Path) -> None:
-    refuse_half_restored(data)
+    refuse_unusable(data)
     if not (data / DATABASE).is_file():
         raise BackupError(f"there is no catalog in {data}: set SAMESKU_DATA_DIR to the folder that the service uses.")
     one, other = data.resolve(), target.resolve()

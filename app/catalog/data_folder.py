@@ -70,7 +70,7 @@ class DataFolder:
                 f"the data folder {self.folder} is in use by another process: stop it, or send products to its API "
                 "(POST /catalog/batch)."
             ) from error
-        refuse_half_restored(self.folder)
+        refuse_unusable(self.folder)
         self.photos = PhotoStore(self.folder / PHOTOS)
         self.records = Records(f"sqlite:///{self.folder / DATABASE}")
         self.crashed = self._running.exists()
@@ -114,9 +114,13 @@ class DataFolder:
         self.records.close()
         lock, self._lock = self._lock, -1
         if lock >= 0:
-            if clean and self._tidy:
-                self._running.unlink(missing_ok=True)
-            os.close(lock)
+            try:
+                if clean and self._tidy:
+                    self._running.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("the stop cannot be marked as a clean one", extra={"reason": error.strerror})
+            finally:
+                os.close(lock)
 
 
 def cannot_be_written(folder: Path, error: OSError) -> CatalogError:
@@ -126,9 +130,23 @@ def cannot_be_written(folder: Path, error: OSError) -> CatalogError:
     )
 
 
-def refuse_half_restored(folder: Path) -> None:
-    """Raises CatalogError if a restore was interrupted: the folder holds parts of two states."""
+def refuse_unusable(folder: Path) -> None:
+    """Looks at what a folder holds before its database is opened: that would make an empty one where there is none.
+
+    Raises:
+        CatalogError: a restore was interrupted, so that the folder holds parts of two states; or the database is gone, and
+            what belongs to it, which would be swept away with the next crash, is not.
+    """
     if (folder / RESTORING).exists():
         raise CatalogError(
             f"a restore into {folder} was interrupted: run 'python -m app restore' with the same backup again."
+        )
+    database, log = folder / DATABASE, folder / f"{DATABASE}-wal"
+    if database.exists() and database.stat().st_size:
+        return
+    rests = [*folder.glob(f"{PHOTOS}/??/*"), *folder.glob(f"{SNAPSHOTS}/*")]
+    if rests or (log.exists() and log.stat().st_size):
+        raise CatalogError(
+            f"{database} is missing or empty, but photos, snapshots or its log are there: restore a backup, or move the "
+            "whole data folder aside to begin with an empty one."
         )

@@ -47,5 +47,4 @@ def fault_of(error: DatabaseError) -> AppError | None:
 
 def may_have_happened(error: BaseException) -> bool:
     """True if a commit failed in such a way that its bytes may be on the disk all the same, to be found after a crash."""
-    cause = error.__cause__ if isinstance(error, StorageUnavailable) else error
-    return isinstance(cause, DatabaseError) and code_of(cause) == sqlite3.SQLITE_IOERR
+    return isinstance(error, DatabaseError) and code_of(error) == sqlite3.SQLITE_IOERR

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import select, update
 
-from app.catalog.data_folder import DATABASE, LOCK, cannot_be_written, refuse_half_restored
+from app.catalog.data_folder import DATABASE, LOCK, cannot_be_written, refuse_unusable
 from app.catalog.records import KeyRow, Records
 from app.core.access import ApiKey, Role, check_key, digest_of, new_key
 from app.errors import DataFolderInUse, KeyNotFound
@@ -69,7 +69,7 @@ def open_keys(folder: Path) -> LocalKeys:
         DataFolderInUse: an older version of the service is using it, whose database must not be migrated under it.
         CatalogError, StorageUnavailable: it cannot be read or written.
     """
-    refuse_half_restored(folder)
+    refuse_unusable(folder)
     file = folder / DATABASE
     if not file.exists() or not Records.is_current(file):
         _migrate(folder)

@@ -18,6 +18,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import event
 
 from app.catalog.data_folder import DataFolder
+from app.catalog.keys import open_keys
 from app.catalog.local import LocalCatalog
 from app.catalog.records import Base, Records
 from app.core.product import Embedding, Prepared, ProductDraft, Query, Scalar
@@ -331,8 +332,24 @@ def test_a_damaged_database_is_a_catalog_error(open_matcher: Open, tmp_path: Pat
     file.write_bytes(whole[:kept_bytes] + b"\xa5" * (len(whole) - kept_bytes))
     with pytest.raises(CatalogError), closing(DataFolder(tmp_path / "data")) as data:
         LocalCatalog(data, FUSION, FINGERPRINT)
-    file.unlink()
+    shutil.rmtree(tmp_path / "data")
     assert open_matcher().catalog.size("default") == 0  # the refusal has released the folder
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["missing", "empty"])
+def test_a_lost_database_is_refused_and_its_photos_are_kept(
+    open_matcher: Open, tmp_path: Path, lose: Callable[[Path], object]
+) -> None:
+    matcher = open_matcher()
+    index(matcher, "p", "aaa", (RED,))
+    matcher.close()
+    lose(tmp_path / "data" / "catalog.sqlite")
+    (tmp_path / "data" / "running").touch()
+    with pytest.raises(CatalogError, match="restore a backup"):
+        DataFolder(tmp_path / "data")
+    with pytest.raises(CatalogError, match="restore a backup"):
+        open_keys(tmp_path / "data")
+    assert len(photo_files(tmp_path / "data")) == 1
 
 
 def test_a_data_folder_that_cannot_be_made_is_a_catalog_error(tmp_path: Path) -> None:

@@ -20,15 +20,21 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event
 
+from app.bootstrap import build_matcher
+from app.bulk import reembed
 from app.catalog import connections
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.errors import CatalogError, StorageUnavailable
+from app.catalog.reembed import Reembedding
+from app.catalog.row_index import RowIndex
+from app.catalog.rows import RowSet
+from app.errors import CatalogError, ChecksumMismatch, StorageUnavailable
 from app.judge import Judge
-from app.matcher import Matcher
+from app.matcher import Matcher, MatchOptions
+from app.settings import Settings
 from tests.api.calls import BLUE, GREEN, RED, ask, check_problem, found, lines, put
 from tests.api.conftest import make_app
-from tests.conftest import THRESHOLDS
+from tests.conftest import ROOT, THRESHOLDS
 from tests.crashing import check_folder
 from tests.disks import Disk, fill, small_disk
 from tests.fakes import FINGERPRINT, FUSION, FakeEncoder, photo
@@ -345,3 +351,62 @@ def test_vectors_that_no_tower_can_have_made_are_refused(
     scribble(tmp_path / "data" / "catalog.sqlite", change, "2")
     with pytest.raises(CatalogError, match=r"'b'.*index --reembed"), closing(DataFolder(tmp_path / "data")) as data:
         LocalCatalog(data, FUSION, FINGERPRINT)
+    with closing(DataFolder(tmp_path / "data")) as data:
+        work = Reembedding(data, FUSION, FINGERPRINT)
+        assert (work.drop_damaged(), work.count()) == (1, 1)
+        assert reembed(FakeEncoder(), work, data.photos, lambda _: None) == []
+        assert (work.drop_damaged(), work.count()) == (0, 0)
+    mended = open_matcher()
+    answer = mended.match([mended.read_query(RED, "bbb")], MatchOptions(0.99))[0]
+    assert [match.product.id for match in answer.matches] == ["b"]
+
+
+# -- the index, after the commit -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_an_index_that_fails_after_a_commit_is_made_anew_before_it_is_searched(
+    matcher: Matcher, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """There is no memory left, for the change itself or for making the index anew, too."""
+    matcher.add("default", [matcher.read_product("a", "aaa", [RED], {}), matcher.read_product("b", "bbb", [], {})])
+    add, left = RowIndex.add, failures
+
+    def add_or_fail(index: RowIndex, rows: RowSet) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise MemoryError
+        add(index, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowIndex, "add", add_or_fail)
+        with pytest.raises(MemoryError):
+            matcher.add("default", [matcher.read_product("a", "ccc", [BLUE], {}), matcher.read_product("n", "ddd", [], {})])
+    everything = matcher.match([matcher.read_query(None, "abcd")], MatchOptions(-1.0, 10))[0]
+    assert {match.product.id: match.product.title for match in everything.matches} == {"a": "ccc", "b": "bbb", "n": "ddd"}
+    answer = matcher.match([matcher.read_query(BLUE, "ccc")], MatchOptions(0.99))[0]
+    assert [match.product.id for match in answer.matches] == ["a"]
+    assert matcher.catalog.size("default") == 3
+    assert matcher.catalog.photo("default", "a", 0)[0] == BLUE
+    matcher.add("default", [matcher.read_product("z", "zzz", [], {})])
+    assert matcher.catalog.size("default") == 4
+
+
+# -- the bundle ------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_bundle_is_refused_before_the_data_folder_is_touched(tmp_path: Path) -> None:
+    for file in (ROOT / "model_store" / "default").iterdir():
+        target = tmp_path / "bundle" / file.name
+        target.parent.mkdir(exist_ok=True)
+        if file.name != "image.safetensors":
+            target.symlink_to(file)
+        else:
+            content = bytearray(file.read_bytes())
+            content[-1] ^= 1
+            target.write_bytes(content)
+    settings = Settings(bundle=tmp_path / "bundle", data_dir=tmp_path / "data")
+    with pytest.raises(ChecksumMismatch, match=r"image\.safetensors"):
+        build_matcher(settings)
+    assert not (tmp_path / "data").exists()
