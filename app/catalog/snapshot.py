@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,12 +60,26 @@ class _Files:
             "vectors": ((self.count, self.dim), np.dtype(self.precision)),
         }
 
+    def header(self, name: str) -> bytes:
+        """Returns how the file of an array must begin. It is compared and never parsed: it may be damaged."""
+        shape, dtype = self.layout()[name]
+        stream = BytesIO()
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, described)
+        return stream.getvalue()
+
+    def begins_right(self, name: str) -> bool:
+        """Says whether the file of an array has the right header."""
+        header = self.header(name)
+        with self.file(name).open("rb") as stream:
+            return stream.read(len(header)) == header
+
     def rows(self, start: int, end: int) -> RowSet:
         """Reads some rows."""
         found = {}
         for name, (shape, dtype) in self.layout().items():
             width = int(np.prod(shape[1:], dtype=int))
-            offset = _header(self.file(name))[1] + start * width * dtype.itemsize
+            offset = len(self.header(name)) + start * width * dtype.itemsize
             part = np.fromfile(self.file(name), dtype, (end - start) * width, offset=offset)
             found[name] = part.reshape(end - start, *shape[1:])
         return RowSet(**found)
@@ -94,9 +109,8 @@ def _write(files: _Files, index: RowIndex) -> list[int]:
     sizes = []
     with ExitStack() as stack:
         streams = {name: stack.enter_context(files.file(name).open("wb")) for name in ARRAYS}
-        for name, (shape, dtype) in files.layout().items():
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(streams[name], header)
+        for name, stream in streams.items():
+            stream.write(files.header(name))
         for part in index.export():
             for name in ARRAYS:
                 getattr(part, name).tofile(streams[name])
@@ -121,7 +135,7 @@ def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, preci
         ends = [0, *(part["end"] for part in manifest["parts"])]
         digests = [part["sha256"] for part in manifest["parts"]]
         files = _Files(folder, ends[-1], dim, precision)
-        if {name: _header(files.file(name))[0] for name in ARRAYS} != files.layout():
+        if not all(files.begins_right(name) for name in ARRAYS):
             raise Unusable("snapshot of other dimensions or precision")
         yield from _ahead(lambda part: _proven(files, *part), zip(ends, ends[1:], digests, strict=False))
     except FileNotFoundError as error:
@@ -142,14 +156,6 @@ def _digest(part: RowSet) -> str:
     for name in ARRAYS:
         digest.update(np.ascontiguousarray(getattr(part, name)).data)
     return digest.hexdigest()
-
-
-def _header(file: Path) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], int]:
-    """Returns shape and type of an array, and where its bytes begin."""
-    with file.open("rb") as stream:
-        np.lib.format.read_magic(stream)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        return (shape, dtype), stream.tell()
 
 
 def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
