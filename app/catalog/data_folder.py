@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class DataFolder:
-    """An open data folder. `crashed`: the last process that had it open did not close it."""
+    """An open data folder."""
 
     def __init__(self, folder: Path) -> None:
         """Creates or opens the folder; after a crash it reads the whole database to see whether it is sound.
@@ -73,9 +73,8 @@ class DataFolder:
         refuse_unusable(self.folder)
         self.photos = PhotoStore(self.folder / PHOTOS)
         self.records = Records(f"sqlite:///{self.folder / DATABASE}")
-        self.crashed = self._running.exists()
         try:
-            if self.crashed:
+            if self._running.exists():
                 self._recover()
             self._running.touch()
             sync(self.folder)

@@ -142,6 +142,8 @@ class LocalCatalog:
 
     def _tidy(self) -> None:
         """Removes the loose photos that no product names; those that cannot be removed now, after the next change."""
+        if not self._loose:
+            return
         try:
             with self._data.records.session() as session:
                 gone = unreferenced(session, self._loose)

@@ -11,6 +11,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -32,7 +34,7 @@ from app.errors import CatalogError, ChecksumMismatch, StorageUnavailable
 from app.judge import Judge
 from app.matcher import Matcher, MatchOptions
 from app.settings import Settings
-from tests.api.calls import BLUE, GREEN, RED, ask, check_problem, found, lines, put
+from tests.api.calls import BLUE, GREEN, RED, ask, check_problem, csv_file, found, lines, put, zip_file
 from tests.api.conftest import make_app
 from tests.conftest import ROOT, THRESHOLDS
 from tests.crashing import check_folder
@@ -181,6 +183,22 @@ def test_a_database_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     matcher.add("default", many)
     matcher.close()
     assert check_folder(tmp_path) == 200
+
+
+def test_a_full_disk_for_temporary_files_costs_the_large_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = photo((1, 2, 3), size=(900, 900), kind="BMP")
+    bundle = zip_file({"l.bmp": large}, zipfile.ZIP_STORED)
+    with small_disk(tmp_path / "disk", 1 << 20) as disk, serving(tmp_path / "data") as client:
+        stock(client)
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        filler = fill(disk)
+        check_unavailable(put(client, "large", "ddd", large))
+        files = {"manifest": csv_file("id,image", "x,l.bmp"), "photos": bundle}
+        check_unavailable(client.post("/catalog/batch", files=files))
+        check_reads_go_on(client)
+        filler.unlink()
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        assert put(client, "large", "ddd", large).status_code == 201
 
 
 # -- read-only -------------------------------------------------------------------------------------------------
