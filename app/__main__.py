@@ -11,7 +11,7 @@ from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from app import __version__
-from app.commands import bundle, calibrate, compare, evaluate, group, index, keys, match, serve, train
+from app.commands import backup, bundle, calibrate, compare, evaluate, group, index, keys, match, serve, train
 from app.commands.common import console
 from app.errors import AppError
 from app.settings import Settings
@@ -27,6 +27,8 @@ cli.command()(calibrate.calibrate)
 cli.command()(evaluate.evaluate)
 cli.command()(compare.compare)
 cli.command()(group.group)
+cli.command()(backup.backup)
+cli.command()(backup.restore)
 cli.add_typer(bundle.app, name="bundle")
 cli.add_typer(keys.app, name="keys")
 

@@ -15,13 +15,14 @@
     |-- NotFound
     |   |-- ProductNotFound     no product with that id in that catalog
     |   |-- CatalogNotFound     no catalog of that name
-    |   `-- PhotoNotFound       the product has no photo at that position
+    |   `-- PhotoNotFound       the product has no photo at that position, or its file is missing or damaged
     |-- Unauthenticated         no API key where one is needed, or one that is unknown or revoked
     |-- Forbidden               an API key whose role does not cover the call
     |-- KeyNotFound             no API key with that id
     |-- Overloaded              a bounded queue is full; carries `retry_after_s`
     |   `-- RateLimited         a key asks more often than it may
     |-- NotReady                starting, stopping, or a worker that does not answer
+    |-- StorageUnavailable      the disk or the database does not take or give data just now; carries `retry_after_s`
     |-- EncodingFailed          the towers failed on input that had passed every check
     |-- TrainingInterrupted     a run that was asked to stop; its checkpoint is written
     |-- TrainingFailed          a run whose loss is no number any more
@@ -30,6 +31,7 @@
     |   |-- ManifestInvalid     a `bundle.json` that does not describe a bundle of this version
     |   |-- ChecksumMismatch    a file whose bytes are not those the manifest names
     |   `-- DimensionMismatch   weights whose shapes contradict the manifest
+    |-- BackupError             a backup that cannot be made, or must not be restored
     `-- CatalogError            a data folder that must not be served; stops start-up
         |-- ModelMismatch       vectors made by another bundle
         |-- DataFolderInUse     another process holds the data folder
@@ -137,7 +139,7 @@ class CatalogNotFound(NotFound):
 
 
 class PhotoNotFound(NotFound):
-    """The product has no photo at that position."""
+    """The product has no photo at that position, or its file is missing or damaged."""
 
     code = "photo_not_found"
 
@@ -180,6 +182,16 @@ class NotReady(AppError):
     """Starting, stopping, or a worker that does not answer."""
 
     code = "not_ready"
+
+
+class StorageUnavailable(AppError):
+    """The disk or the database does not take or give data just now: full, read-only, or held by another process.
+
+    What failed has changed nothing. `retry_after_s` is a hint in whole seconds.
+    """
+
+    code = "storage_unavailable"
+    retry_after_s = 10
 
 
 class EncodingFailed(AppError):
@@ -228,6 +240,12 @@ class DimensionMismatch(BundleError):
     """Weights whose shapes contradict the manifest."""
 
     code = "dimension_mismatch"
+
+
+class BackupError(AppError):
+    """A backup that cannot be made, or must not be restored."""
+
+    code = "backup_error"
 
 
 class CatalogError(AppError):

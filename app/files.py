@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
@@ -26,6 +29,44 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes everything in a folder survive a power cut, at any depth. Raises OSError if some of it could not be written.
+
+    Linux's syncfs does it in one call; a sync of each of 100,000 photos takes minutes.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs is not None:
+            if syncfs(handle):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+            return
+    finally:
+        os.close(handle)
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+@contextmanager
+def locked(file: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Holds a lock against other processes, and other holders in this one; yields False, at once, if it is taken.
+
+    Args:
+        file: made if it is not there, and left there. The lock ends with the process, however it ends.
+        shared: with other sharers; waits for one who does not share.
+    """
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(handle)
 

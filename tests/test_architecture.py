@@ -132,7 +132,7 @@ def test_every_error_code_is_documented() -> None:
     codes = set(re.findall(r'code = "([a-z_]+)"', text))
     start_up = {c for c in codes if c in ("bundle_error", "manifest_missing", "manifest_invalid", "checksum_mismatch")}
     start_up |= {"dimension_mismatch", "model_mismatch", "data_folder_in_use", "schema_mismatch"}
-    training = {"training_interrupted", "training_failed", "key_not_found"}  # and other commands
+    training = {"training_interrupted", "training_failed", "key_not_found", "backup_error"}  # and other commands
     documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "api.md").read_text("utf-8")))
     assert codes - start_up - training <= documented
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http
 import json
 import logging
@@ -20,6 +21,7 @@ from app.errors import (
     NotReady,
     Overloaded,
     PayloadTooLarge,
+    StorageUnavailable,
     Unauthenticated,
     UnsupportedMedia,
 )
@@ -39,10 +41,20 @@ STATUS: dict[type[AppError], int] = {
     NotFound: 404,
     Overloaded: 429,
     NotReady: 503,
+    StorageUnavailable: 503,
 }
 TOO_LARGE = PayloadTooLarge.code, "the body is larger than this call takes: send less at once."
 HEADERS_TOO_LARGE = "headers_too_large", "address and headers are larger than is taken: send less in them."
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+def ours(error: Exception) -> Exception:
+    """Returns an error as one of ours, if it says that uploads cannot be put aside: larger ones pass through files."""
+    cause = error.__cause__ if isinstance(error, HTTPException) else error  # FastAPI takes it for a form that is wrong
+    if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+        return StorageUnavailable("there is no space for uploads just now: nothing was changed, try again later.")
+    return error
 
 
 def status_of(error: Exception) -> int:
@@ -52,12 +64,14 @@ def status_of(error: Exception) -> int:
 
 def code_of(error: Exception) -> str:
     """Returns the stable name of what went wrong."""
+    error = ours(error)
     return error.code if isinstance(error, AppError) else AppError.code
 
 
 def headers_of(error: Exception) -> dict[str, str]:
     """Returns the headers that go with an error: when to come back, or how to say who one is."""
-    if isinstance(error, Overloaded):
+    error = ours(error)
+    if isinstance(error, Overloaded | StorageUnavailable):
         return {"Retry-After": str(error.retry_after_s)}
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
 
@@ -71,7 +85,10 @@ def problem(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
 
 def problem_of(error: Exception) -> dict[str, Any]:
     """Returns the problem of any exception; what went wrong inside is logged and never shown."""
-    status = status_of(error)
+    known = ours(error)
+    if known is not error:
+        log.error("uploads cannot be put aside: make room where temporary files are kept", exc_info=error)
+    status, error = status_of(known), known
     if status == 500 or not isinstance(error, AppError):
         log.error("unexpected error", exc_info=error)
         return problem(500, code_of(error), INTERNAL)
@@ -100,6 +117,8 @@ def install(app: FastAPI) -> None:
         return answer(request, problem(422, InvalidInput.code, detail, errors=problems))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
+        if isinstance(ours(error), AppError):
+            return await on_app_error(request, error)
         status, detail, headers = 500, INTERNAL, None
         if isinstance(error, HTTPException):
             status, detail, headers = error.status_code, str(error.detail), dict(error.headers or {})
@@ -108,5 +127,6 @@ def install(app: FastAPI) -> None:
         return answer(request, problem(status, _HTTP_CODES.get(status, "http_error"), detail), headers)
 
     app.add_exception_handler(AppError, on_app_error)
+    app.add_exception_handler(OSError, on_app_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)

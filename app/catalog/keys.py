@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select, update
 
+from app.catalog.data_folder import DATABASE, LOCK, cannot_be_written, refuse_unusable
 from app.catalog.records import KeyRow, Records
 from app.core.access import ApiKey, Role, check_key, digest_of, new_key
-from app.errors import CatalogError, DataFolderInUse, KeyNotFound
+from app.errors import DataFolderInUse, KeyNotFound
+from app.files import locked
 
 
 class LocalKeys:
@@ -68,34 +67,24 @@ def open_keys(folder: Path) -> LocalKeys:
 
     Raises:
         DataFolderInUse: an older version of the service is using it, whose database must not be migrated under it.
-        CatalogError: it cannot be read or written.
+        CatalogError, StorageUnavailable: it cannot be read or written.
     """
-    file = folder / "catalog.sqlite"
+    refuse_unusable(folder)
+    file = folder / DATABASE
     if not file.exists() or not Records.is_current(file):
-        with _locked(folder):
-            Records(f"sqlite:///{file}").close()
+        _migrate(folder)
     return LocalKeys(Records(f"sqlite:///{file}"))
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _migrate(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        with locked(folder / LOCK) as ours:
+            if not ours:
+                raise DataFolderInUse(f"an older version of the service is using {folder}: restart it with this one first.")
+            Records(f"sqlite:///{folder / DATABASE}").close()
     except OSError as error:
-        raise CatalogError(
-            f"the data folder {folder} cannot be written ({error.strerror}): check its permissions."
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise DataFolderInUse(
-            f"an older version of the service is using {folder}: restart it with this one first."
-        ) from error
-    finally:
-        with suppress(OSError):
-            os.close(lock)
+        raise cannot_be_written(folder, error) from error
 
 
 def _now() -> datetime:

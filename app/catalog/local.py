@@ -6,30 +6,30 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
-from app.catalog import snapshot
 from app.catalog.answers import answer_of
 from app.catalog.base import CatalogInfo, Page, Stored
 from app.catalog.data_folder import DataFolder
+from app.catalog.faults import may_have_happened
 from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
-from app.catalog.reading import agreeing_keys, product_row, products_by_key, read_vectors
+from app.catalog.reading import agreeing_keys, product_row, products_by_key
 from app.catalog.record_cache import DEFAULT_BYTES, RecordCache
-from app.catalog.records import CatalogRow, PhotoRow, ProductRow, VectorRow
-from app.catalog.row_index import RowIndex
+from app.catalog.records import CatalogRow, ProductRow, VectorRow
 from app.catalog.rows import IndexOptions, RowSet
+from app.catalog.shelf import Shelf, Shelves
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
 from app.core.fusion import Fusion
 from app.core.product import DEFAULT_CATALOG, Embedding, Product, ProductDraft, Query, Upload, check_catalog
 from app.errors import (
+    AppError,
     CatalogError,
     CatalogNotFound,
     DuplicateIds,
@@ -39,20 +39,6 @@ from app.errors import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """One catalog in memory. `lock` makes "commit and update the index" and "search and read records" atomic."""
-
-    pk: int
-    name: str
-    index: RowIndex
-    generation: int
-    products: int
-    saved_generation: int = -1
-    opened: str = "new"
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class LocalCatalog:
@@ -73,14 +59,16 @@ class LocalCatalog:
 
         Raises:
             ModelMismatch: the folder holds vectors of another bundle.
-            CatalogError: the vectors in the database do not have the bundle's dimension.
+            CatalogError: the vectors in the database do not have the bundle's dimension, or are damaged.
         """
         self._data, self._fusion, self._fingerprint = data, fusion, fingerprint
-        self._options = options or IndexOptions()
+        self._maker = Shelves(data, fusion, fingerprint, options or IndexOptions())
+        self._closed = False
+        self._loose: set[str] = set()  # photos that may have lost their last product, to be looked at
         self._cache = RecordCache(cache_bytes)
         self._write_lock = threading.Lock()
         self.feedback = LocalFeedback(data.records, self._write_lock)
-        self._shelves: dict[str, _Shelf] = {}
+        self._shelves: dict[str, Shelf] = {}
         try:
             with data.records.session() as session:
                 self._open(session)
@@ -95,10 +83,7 @@ class LocalCatalog:
             session.add(CatalogRow(name=DEFAULT_CATALOG, generation=0))
             session.commit()
         for row in session.scalars(select(CatalogRow)):
-            self._shelves[row.name] = self._open_shelf(session, row)
-        if self._data.crashed:
-            removed = self._data.photos.keep_only(set(session.scalars(select(PhotoRow.sha256))))
-            log.warning("the last process did not stop cleanly", extra={"orphaned_photos_removed": removed})
+            self._shelves[row.name] = self._maker.load(session, row)
 
     def _refuse_other_bundles(self, session: Session) -> None:
         found = set(session.scalars(select(VectorRow.fingerprint).distinct())) - {self._fingerprint}
@@ -108,27 +93,7 @@ class LocalCatalog:
                 f"is {self._fingerprint}): run 'python -m app index --reembed' once, or set SAMESKU_BUNDLE back."
             )
 
-    def _open_shelf(self, session: Session, row: CatalogRow) -> _Shelf:
-        index, source = self._new_index(), "snapshot"
-        stored = self._data.snapshot(row.pk), row.generation, self._fingerprint
-        try:
-            for part in snapshot.read(*stored, index.dim, index.precision):
-                index.add(part)
-        except snapshot.Unusable as why:
-            index, source = self._new_index(), str(why)
-            for part in read_vectors(session, row.pk, self._fusion.dim):
-                index.add(part)
-        index.prepare()
-        products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
-        log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
-        saved = row.generation if source == "snapshot" or row.generation == 0 else -1
-        opened = "new" if row.generation == 0 else "snapshot" if source == "snapshot" else "database"
-        return _Shelf(row.pk, row.name, index, row.generation, products, saved_generation=saved, opened=opened)
-
-    def _new_index(self) -> RowIndex:
-        return RowIndex(self._fusion.dim, self._options)
-
-    def _shelf(self, catalog: str) -> _Shelf:
+    def _shelf(self, catalog: str) -> Shelf:
         try:
             return self._shelves[catalog]
         except KeyError:
@@ -150,7 +115,7 @@ class LocalCatalog:
                 self._data.photos.put(upload.photo.sha256, upload.data)
             shelf = self._shelves.get(catalog) or self._new_shelf(session, catalog)
             known = find_products(session, shelf.pk, ids)
-            dropped = {photo.sha256 for row in known.values() for photo in row.photos}
+            self._loose |= {photo.sha256 for row in known.values() for photo in row.photos}
             rows = [upsert(session, shelf.pk, known.get(draft.id), draft) for draft in drafts]
             session.flush()
             keys = [row.pk for row in rows]
@@ -158,7 +123,7 @@ class LocalCatalog:
             embeddings = [draft.embedding for draft in drafts]
             added = replace_vectors(session, shelf.pk, keys, embeddings, self._fusion, self._fingerprint)
             self._commit(session, shelf, [row.pk for row in known.values()], added, len(drafts) - len(known))
-            self._data.photos.remove(unreferenced(session, dropped))
+            self._tidy()
         photos = [tuple(upload.photo for upload in draft.uploads) for draft in drafts]
         return [Stored(row.product(kept), row.id not in known) for row, kept in zip(rows, photos, strict=True)]
 
@@ -167,27 +132,41 @@ class LocalCatalog:
         """Takes back the photos of a change that fails."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             session.rollback()
-            self._data.photos.remove(unreferenced(session, {upload.photo.sha256 for upload in uploads}))
+            session.close()
+            self._loose |= {upload.photo.sha256 for upload in uploads}
+            if not may_have_happened(error):  # else a crash may bring its products to light, and they need their photos
+                self._tidy()
             raise
 
-    def _new_shelf(self, session: Session, catalog: str) -> _Shelf:
+    def _tidy(self) -> None:
+        """Removes the loose photos that no product names; those that cannot be removed now, after the next change."""
+        if not self._loose:
+            return
+        try:
+            with self._data.records.session() as session:
+                gone = unreferenced(session, self._loose)
+            if self._data.photos.remove(gone):
+                self._loose.clear()
+        except (AppError, OSError) as error:
+            log.warning("photos without a product cannot be removed now", extra={"reason": str(error)})
+
+    def _new_shelf(self, session: Session, catalog: str) -> Shelf:
         row = CatalogRow(name=catalog, generation=0)
         session.add(row)
         session.flush()
-        return _Shelf(row.pk, catalog, self._new_index(), 0, 0)
+        return self._maker.empty(row)
 
-    def _commit(self, session: Session, shelf: _Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
+    def _commit(self, session: Session, shelf: Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
         """Commits and brings the index along; only then may anyone be told."""
         row = session.get_one(CatalogRow, shelf.pk)
-        row.generation += 1
+        row.advance()
         session.flush()
         with shelf.lock:
             session.commit()
             self._cache.drop(removed)
-            shelf.generation = row.generation
-            shelf.products += growth
+            shelf.behind = True
             self._shelves[shelf.name] = shelf
             try:
                 shelf.index.remove(removed)
@@ -195,21 +174,31 @@ class LocalCatalog:
                     shelf.index.add(added)
                 shelf.index.prepare()
             except BaseException:
-                log.exception("the index failed after a commit: rebuilding it from the database")
-                shelf.index = self._open_shelf(session, row).index
+                log.exception("the index failed after a commit: it is made anew from the database")
+                self._maker.catch_up(session, shelf)
                 raise
+            shelf.state, shelf.behind = row.state, False
+            shelf.products += growth
 
     def delete(self, catalog: str, product_id: str) -> None:
         """See `Catalog.delete`."""
         with self._write_lock, self._data.records.session(write=True) as session:
             shelf = self._shelf(catalog)
             row = product_row(session, shelf.pk, product_id)
-            dropped = {photo.sha256 for photo in row.photos}
+            self._loose |= {photo.sha256 for photo in row.photos}
             session.delete(row)
             self._commit(session, shelf, [row.pk], None, -1)
-            self._data.photos.remove(unreferenced(session, dropped))
+            self._tidy()
 
     # -- reading -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _current(self, session: Session, shelf: Shelf) -> Iterator[None]:
+        """Holds the lock of a shelf whose index says what the database says."""
+        with shelf.lock:
+            if shelf.behind:
+                self._maker.catch_up(session, shelf)
+            yield
 
     def get(self, catalog: str, product_id: str) -> Product:
         """See `Catalog.get`."""
@@ -219,7 +208,7 @@ class LocalCatalog:
     def embedding(self, catalog: str, product_id: str) -> Embedding:
         """See `Catalog.embedding`."""
         shelf = self._shelf(catalog)
-        with self._data.records.session() as session, shelf.lock:
+        with self._data.records.session() as session, self._current(session, shelf):
             key = product_row(session, shelf.pk, product_id).pk
             rows = shelf.index.rows(shelf.index.slots_of([key]))
         if not len(rows.keys):
@@ -236,7 +225,7 @@ class LocalCatalog:
             seen, wanted = wanted, photos[position]
             try:
                 return self._data.photos.get(wanted.sha256), wanted.media_type
-            except CatalogError:
+            except PhotoNotFound:
                 if seen == wanted:  # else the product was replaced in between: look again
                     raise
 
@@ -260,7 +249,7 @@ class LocalCatalog:
     def search(self, catalog: str, queries: Sequence[Query]) -> list[Answer]:
         """See `Catalog.search`."""
         shelf = self._shelf(catalog)
-        with self._data.records.session() as session, shelf.lock:
+        with self._data.records.session() as session, self._current(session, shelf):
             ranked = rank(shelf.index, self._fusion, queries, self._scopes(session, shelf, queries))
             products = self._products(session, {key for answer in ranked for key in answer.keys.tolist()})
             rows = [shelf.index.rows(one.slots) for one in ranked]
@@ -275,7 +264,7 @@ class LocalCatalog:
         self._cache.put(missing)
         return found | missing
 
-    def _scopes(self, session: Session, shelf: _Shelf, queries: Sequence[Query]) -> list[Scope]:
+    def _scopes(self, session: Session, shelf: Shelf, queries: Sequence[Query]) -> list[Scope]:
         """Reads the filters of queries; equal filters are read once and share one array."""
         read: dict[str, NDArray[np.int64]] = {}
         scopes = []
@@ -295,7 +284,9 @@ class LocalCatalog:
     def close(self) -> None:
         """See `Catalog.close`."""
         with self._write_lock:
-            for shelf in self._shelves.values():
-                if shelf.saved_generation != shelf.generation:
-                    snapshot.save(self._data.snapshot(shelf.pk), shelf.index, shelf.generation, self._fingerprint)
-            self._data.close()
+            if not self._closed:
+                for shelf in self._shelves.values():
+                    self._maker.save(shelf)
+                self._tidy()
+            self._closed = True
+            self._data.close(clean=not self._loose)

@@ -1,51 +1,104 @@
-"""Photos as files, named by the SHA-256 of their bytes: stored once, never changed, kept for re-embedding."""
+"""Photos as files, named by the SHA-256 of their bytes: stored once, never changed, kept for re-embedding.
+
+Photos are removed under the lock `photos.lock`, which a backup shares while it copies: what its copy of the database
+names must still be there when it gets to it. Whoever finds the lock taken removes nothing, and tries again later.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Set
 from pathlib import Path
+from typing import NamedTuple
 
-from app.errors import CatalogError
-from app.files import write_file
+from app.errors import PhotoNotFound, StorageUnavailable
+from app.files import locked, sync, write_file
+
+log = logging.getLogger(__name__)
+
+
+class Sweep(NamedTuple):
+    """What a look through all photos found: files removed because nobody names them, and photos that have no file."""
+
+    removed: int
+    missing: frozenset[str]
 
 
 class PhotoStore:
     """Content-addressed files under one folder: `<first two digits>/<digest>`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.lock = folder, folder.with_name("photos.lock")
         folder.mkdir(parents=True, exist_ok=True)
 
-    def _file(self, digest: str) -> Path:
+    def file(self, digest: str) -> Path:
+        """Where a photo is, or would be."""
         return self.folder / digest[:2] / digest
 
     def put(self, digest: str, data: bytes) -> None:
-        """Stores a photo so that it survives a power cut; does nothing if it is stored already, undamaged."""
-        file = self._file(digest)
-        if file.exists() and file.read_bytes() == data:
-            return
-        file.parent.mkdir(exist_ok=True)
-        write_file(file, data)
+        """Stores a photo so that it survives a power cut; does nothing if it is stored already, undamaged.
+
+        Raises:
+            StorageUnavailable: it could not be written.
+        """
+        file = self.file(digest)
+        try:
+            if file.exists() and file.read_bytes() == data:
+                return
+            if not file.parent.exists():
+                file.parent.mkdir(exist_ok=True)
+                sync(self.folder)
+            write_file(file, data)
+        except OSError as error:
+            log.error("a photo cannot be written", extra={"file": str(file), "reason": error.strerror})
+            raise StorageUnavailable(
+                f"the photo cannot be stored ({error.strerror}): nothing was changed, try later."
+            ) from error
 
     def get(self, digest: str) -> bytes:
-        """Returns a photo. Raises CatalogError if the file is missing or not what its name says."""
+        """Returns a photo.
+
+        Raises:
+            PhotoNotFound: the file is missing, or not what its name says.
+            StorageUnavailable: it could not be read.
+        """
+        file = self.file(digest)
         try:
-            data = self._file(digest).read_bytes()
+            data = file.read_bytes()
+        except FileNotFoundError as error:
+            log.error("a photo is missing: index its products again", extra={"file": str(file)})
+            raise PhotoNotFound(f"the file of photo {digest} is missing: index the product again.") from error
         except OSError as error:
-            raise CatalogError(f"photo {digest} is missing from {self.folder}: index the product again.") from error
+            log.error("a photo cannot be read", extra={"file": str(file), "reason": error.strerror})
+            raise StorageUnavailable(f"photo {digest} cannot be read ({error.strerror}): try later.") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise CatalogError(f"photo {digest} in {self.folder} is damaged: index the product again.")
+            log.error("a photo is damaged: index its products again", extra={"file": str(file)})
+            raise PhotoNotFound(f"the file of photo {digest} is damaged: index the product again.")
         return data
 
-    def remove(self, digests: Iterable[str]) -> None:
-        """Removes photos that no product names any more."""
-        for digest in digests:
-            self._file(digest).unlink(missing_ok=True)
+    def remove(self, digests: Iterable[str]) -> bool:
+        """Removes photos that no product names any more; False, and nothing done, while a backup copies photos.
 
-    def keep_only(self, wanted: Set[str]) -> int:
-        """Removes photos that are not wanted and files that a crash left half-written; returns how many."""
-        unwanted = [file for file in self.folder.glob("??/*") if file.name not in wanted]
-        for file in unwanted:
-            file.unlink()
-        return len(unwanted)
+        Raises:
+            OSError: the disk does not allow it.
+        """
+        with locked(self.lock) as ours:
+            for digest in digests if ours else ():
+                self.file(digest).unlink(missing_ok=True)
+        return ours
+
+    def sweep(self, wanted: Set[str]) -> Sweep | None:
+        """Removes photos that are not wanted and files that a crash left half-written; None while a backup copies photos.
+
+        Raises:
+            OSError: the disk does not allow it.
+        """
+        with locked(self.lock) as ours:
+            if not ours:
+                return None
+            files = {file.name: file for file in self.folder.glob("??/*")}
+            unwanted = files.keys() - wanted
+            for name in unwanted:
+                files[name].unlink()
+        return Sweep(len(unwanted), frozenset(wanted - files.keys()))

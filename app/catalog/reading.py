@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.catalog.records import AttributeRow, PhotoRow, ProductRow, VectorRow, stored_photo, stored_product
 from app.catalog.rows import RowSet
 from app.catalog.writing import chunks
+from app.core.fusion import Fusion
 from app.core.product import Photo, Product, Scalar, canonical
 from app.errors import CatalogError, ProductNotFound
 
@@ -45,16 +46,28 @@ def products_by_key(session: Session, keys: Sequence[int]) -> dict[int, Product]
     return found
 
 
-def read_vectors(session: Session, catalog_pk: int, dim: int) -> Iterator[RowSet]:
-    """Yields the index rows of a catalog in blocks. Raises CatalogError if they do not have `dim` dimensions."""
+def read_vectors(session: Session, catalog_pk: int, fusion: Fusion) -> Iterator[RowSet]:
+    """Yields the index rows of a catalog in blocks.
+
+    Raises:
+        CatalogError: they do not have the dimensions of `fusion`, or cannot be what a tower has made.
+    """
     columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
     result = session.execute(columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk))
     for part in result.yield_per(READ_ROWS).partitions():
         keys, flags, blobs = zip(*part, strict=True)
-        if any(len(blob) != 4 * dim for blob in blobs):
+        if any(len(blob) != 4 * fusion.dim for blob in blobs):
             raise CatalogError("the database holds vectors of another dimension: run 'python -m app index --reembed'.")
-        vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dim)
-        yield RowSet(np.array(keys, np.int64), np.array(flags, np.uint8), vectors)
+        vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, fusion.dim)
+        rows = RowSet(np.array(keys, np.int64), np.array(flags, np.uint8), vectors)
+        damaged = rows.keys[~fusion.sound(rows.vectors, rows.flags)]
+        if len(damaged):
+            product = session.get_one(ProductRow, int(damaged[0]))
+            raise CatalogError(
+                f"the database holds damaged vectors, the first of them of product '{product.id}': restore a backup, or run "
+                "'python -m app index --reembed', which makes such vectors anew."
+            )
+        yield rows
 
 
 def agreeing_keys(session: Session, catalog_pk: int, where: Mapping[str, tuple[Scalar, ...]]) -> NDArray[np.int64]:

@@ -6,26 +6,27 @@ with the fingerprint of the bundle that made it.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import JSON, Connection, Engine, ForeignKey, Index, String, UniqueConstraint, create_engine, event
+from sqlalchemy import JSON, Engine, ForeignKey, Index, String, UniqueConstraint, create_engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
+from app.catalog.connections import engine_of
+from app.catalog.faults import fault_of
 from app.core.product import Photo, Product, Scalar
 from app.errors import CatalogError, SchemaMismatch
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_TIMEOUT_MS = 10_000
 
 
 class Base(DeclarativeBase):
@@ -35,15 +36,27 @@ class Base(DeclarativeBase):
 class CatalogRow(Base):
     """A named catalog.
 
-    `generation` rises with every committed change, and tells a snapshot that it is stale. `places` counts the products that
-    were ever new in it.
+    `generation` rises with every committed change, and `stamp` is random each time: both tell whether a snapshot is of this
+    state. A generation alone may come twice, once a database was put back to an earlier state. `places` counts the products
+    that were ever new in it.
     """
 
     __tablename__ = "catalogs"
     pk: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     generation: Mapped[int] = mapped_column(default=0)
+    stamp: Mapped[str] = mapped_column(String(32), default="new", server_default="new")
     places: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    def advance(self) -> None:
+        """Marks a new state; part of every change."""
+        self.generation += 1
+        self.stamp = uuid.uuid4().hex
+
+    @property
+    def state(self) -> tuple[int, str]:
+        """What a snapshot must have been made of to be used."""
+        return self.generation, self.stamp
 
 
 class ProductRow(Base):
@@ -195,16 +208,18 @@ class Records:
 
         Raises:
             SchemaMismatch: a newer version has migrated it.
-            CatalogError: it cannot be opened, or is damaged.
+            CatalogError: it is no database, or is damaged.
+            StorageUnavailable: the disk is full or read-only, or another process holds it.
         """
-        self.engine: Engine = create_engine(url)
+        self.engine: Engine = engine_of(url)
         self._writing = self.engine.execution_options(writes=True)
-        event.listen(self.engine, "connect", _configure)
-        event.listen(self.engine, "begin", _begin)
         try:
             self._migrate()
         except DatabaseError as error:
-            raise CatalogError(f"the database {url} cannot be used ({error.orig}): restore it from a backup.") from error
+            self.engine.dispose()
+            raise fault_of(error) or CatalogError(
+                f"the database {url} cannot be used ({error.orig}): restore it from a backup."
+            ) from error
 
     def _migrate(self) -> None:
         config = Config()
@@ -235,6 +250,13 @@ class Records:
         older.discard(ScriptDirectory.from_config(config).get_current_head() or "")
         return found is not None and found not in older
 
+    @staticmethod
+    def revisions() -> set[str]:
+        """Returns the schemas that this version can open: its own, and those that it migrates."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[Session]:
         """A session whose objects stay readable after the commit; rolled back unless committed.
@@ -242,30 +264,27 @@ class Records:
         Args:
             write: the session changes something. It then has the database to itself from its first statement on: a session
                 that reads first is refused at its first change if another process has written in between.
+
+        Raises:
+            StorageUnavailable: the disk is full or read-only, or another process has held the database for too long.
+            CatalogError: the database is damaged.
         """
-        with Session(self._writing if write else self.engine, expire_on_commit=False) as session:
-            yield session
+        try:
+            with Session(self._writing if write else self.engine, expire_on_commit=False) as session:
+                yield session
+        except DatabaseError as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            raise fault from error
+
+    def check(self) -> None:
+        """Reads the whole database and looks for damage to its structure. Raises CatalogError."""
+        with self.session() as session:
+            said = session.scalar(text("PRAGMA quick_check(1)"))
+        if said != "ok":
+            raise CatalogError(f"the database is damaged ({said}): restore a backup.")
 
     def close(self) -> None:
         """Closes all connections."""
         self.engine.dispose()
-
-
-def _begin(connection: Connection) -> None:
-    """Makes every session one transaction, so that all it reads is of one moment."""
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _configure(connection: Any, _record: object) -> None:
-    """WAL, so that readers never wait; FULL, so that a commit survives a power cut."""
-    connection.isolation_level = None  # Python's sqlite3 would begin a transaction only at the first write
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        f"busy_timeout = {BUSY_TIMEOUT_MS}",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import ColumnElement, delete, exists, func, select
 
 from app.catalog.data_folder import DataFolder
+from app.catalog.reading import READ_ROWS
 from app.catalog.records import CatalogRow, ProductRow, VectorRow
-from app.catalog.writing import replace_vectors
+from app.catalog.writing import chunks, replace_vectors
 from app.core.fusion import Fusion
 from app.core.product import Embedding
 
@@ -36,6 +38,25 @@ class Reembedding:
     def _stale(self) -> ColumnElement[bool]:
         current = (VectorRow.product_pk == ProductRow.pk) & (VectorRow.fingerprint == self._fingerprint)
         return ~exists().where(current)
+
+    def drop_damaged(self) -> int:
+        """Drops vectors of this bundle that no tower can have made, so that their products are embedded again, too.
+
+        Returns how many.
+        """
+        wanted = select(VectorRow.pk, VectorRow.flags, VectorRow.vector).where(VectorRow.fingerprint == self._fingerprint)
+        damaged: list[int] = []
+        with self._data.records.session(write=True) as session:
+            for part in session.execute(wanted).yield_per(READ_ROWS).partitions():
+                for pk, flags, blob in part:
+                    row = np.frombuffer(blob, "<f4") if len(blob) % 4 == 0 else np.zeros(0, np.float32)
+                    whole = len(row) == self._fusion.dim
+                    if not (whole and self._fusion.sound(row[None], np.array([flags], np.uint8))[0]):
+                        damaged.append(pk)
+            for few in chunks(damaged):
+                session.execute(delete(VectorRow).where(VectorRow.pk.in_(few)))
+            session.commit()
+        return len(damaged)
 
     def count(self) -> int:
         """Returns how many products are left to embed."""
@@ -72,5 +93,5 @@ class Reembedding:
                 else:
                     replace_vectors(session, product.catalog_pk, [product.key], [embedding], self._fusion, self._fingerprint)
             for pk in {product.catalog_pk for product in products}:
-                session.get_one(CatalogRow, pk).generation += 1
+                session.get_one(CatalogRow, pk).advance()
             session.commit()

@@ -1,7 +1,7 @@
 """Snapshots of a search index: what makes a restart fast, and is never trusted without proof.
 
-A snapshot is plain NumPy arrays beside a manifest with the SHA-256 of their parts, the catalog's generation and the
-bundle's fingerprint. It is used only if all three agree with the database; anything else means a rebuild from SQL.
+A snapshot is plain NumPy arrays beside a manifest with the SHA-256 of their parts, the catalog's generation and stamp and
+the bundle's fingerprint. It is used only if all of them agree with the database; anything else means a rebuild from SQL.
 FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from app.catalog.rows import Precision, RowSet
 from app.files import replace_folder
 
 MANIFEST = "snapshot.json"
+STATE = ("generation", "stamp")
 ARRAYS = ("keys", "flags", "vectors")
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -58,19 +60,36 @@ class _Files:
             "vectors": ((self.count, self.dim), np.dtype(self.precision)),
         }
 
+    def header(self, name: str) -> bytes:
+        """Returns how the file of an array must begin. It is compared and never parsed: it may be damaged."""
+        shape, dtype = self.layout()[name]
+        stream = BytesIO()
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, described)
+        return stream.getvalue()
+
+    def begins_right(self, name: str) -> bool:
+        """Says whether the file of an array has the right header."""
+        header = self.header(name)
+        with self.file(name).open("rb") as stream:
+            return stream.read(len(header)) == header
+
     def rows(self, start: int, end: int) -> RowSet:
         """Reads some rows."""
         found = {}
         for name, (shape, dtype) in self.layout().items():
             width = int(np.prod(shape[1:], dtype=int))
-            offset = _header(self.file(name))[1] + start * width * dtype.itemsize
+            offset = len(self.header(name)) + start * width * dtype.itemsize
             part = np.fromfile(self.file(name), dtype, (end - start) * width, offset=offset)
             found[name] = part.reshape(end - start, *shape[1:])
         return RowSet(**found)
 
 
-def save(folder: Path, index: RowIndex, generation: int, fingerprint: str) -> None:
-    """Writes a snapshot of an index into `folder`, replacing the one that is there in one step. No row is copied."""
+def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str) -> None:
+    """Writes a snapshot of an index into `folder`, replacing the one that is there in one step. No row is copied.
+
+    `state` is the catalog's generation and stamp. Raises OSError.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".snapshot.", dir=folder.parent))
     try:
@@ -78,7 +97,7 @@ def save(folder: Path, index: RowIndex, generation: int, fingerprint: str) -> No
         ends = _write(files, index)
         digests = _ahead(lambda part: _digest(files.rows(*part)), pairwise([0, *ends]))
         parts = [{"end": end, "sha256": digest} for end, digest in zip(ends, digests, strict=True)]
-        manifest = {"generation": generation, "fingerprint": fingerprint, "parts": parts}
+        manifest = dict(zip(STATE, state, strict=True)) | {"fingerprint": fingerprint, "parts": parts}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
     finally:
@@ -90,9 +109,8 @@ def _write(files: _Files, index: RowIndex) -> list[int]:
     sizes = []
     with ExitStack() as stack:
         streams = {name: stack.enter_context(files.file(name).open("wb")) for name in ARRAYS}
-        for name, (shape, dtype) in files.layout().items():
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(streams[name], header)
+        for name, stream in streams.items():
+            stream.write(files.header(name))
         for part in index.export():
             for name in ARRAYS:
                 getattr(part, name).tofile(streams[name])
@@ -100,7 +118,7 @@ def _write(files: _Files, index: RowIndex) -> list[int]:
     return list(accumulate(sizes))
 
 
-def read(folder: Path, generation: int, fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
+def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
     """Yields the rows of a snapshot in parts, each proven to be what was written, while the next ones are read and proven.
 
     Raises:
@@ -108,14 +126,16 @@ def read(folder: Path, generation: int, fingerprint: str, dim: int, precision: P
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if manifest["generation"] != generation:
-            raise Unusable(f"snapshot of generation {manifest['generation']}, database at {generation}")
+        if manifest["generation"] != state[0]:
+            raise Unusable(f"snapshot of generation {manifest['generation']}, database at {state[0]}")
+        if manifest["stamp"] != state[1]:
+            raise Unusable("snapshot of another catalog, or of another past of this one")
         if manifest["fingerprint"] != fingerprint:
             raise Unusable("snapshot made by another bundle")
         ends = [0, *(part["end"] for part in manifest["parts"])]
         digests = [part["sha256"] for part in manifest["parts"]]
         files = _Files(folder, ends[-1], dim, precision)
-        if {name: _header(files.file(name))[0] for name in ARRAYS} != files.layout():
+        if not all(files.begins_right(name) for name in ARRAYS):
             raise Unusable("snapshot of other dimensions or precision")
         yield from _ahead(lambda part: _proven(files, *part), zip(ends, ends[1:], digests, strict=False))
     except FileNotFoundError as error:
@@ -136,14 +156,6 @@ def _digest(part: RowSet) -> str:
     for name in ARRAYS:
         digest.update(np.ascontiguousarray(getattr(part, name)).data)
     return digest.hexdigest()
-
-
-def _header(file: Path) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], int]:
-    """Returns shape and type of an array, and where its bytes begin."""
-    with file.open("rb") as stream:
-        np.lib.format.read_magic(stream)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        return (shape, dtype), stream.tell()
 
 
 def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

@@ -25,7 +25,7 @@ from app.commands.common import (
     show_bad_rows,
 )
 from app.core.product import DEFAULT_CATALOG
-from app.errors import CatalogError, InvalidInput, InvalidListings
+from app.errors import InvalidInput, InvalidListings, PhotoNotFound
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _read_feedback(folder: Path, catalog: str) -> PairTable:
         def photo(digest: str) -> bytes | None:
             try:
                 return data.photos.get(digest)
-            except CatalogError:  # the product is gone, and its photo with it
+            except PhotoNotFound:  # the product is gone, and its photo with it
                 return None
 
         return feedback_pairs(found.verdicts, photo)

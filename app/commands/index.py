@@ -76,6 +76,9 @@ def _reembed(settings: Settings) -> None:
     data = DataFolder(settings.data_dir)
     try:
         work = Reembedding(data, bundle.manifest.encoder_fusion(), bundle.fingerprint)
+        damaged = work.drop_damaged()
+        if damaged:
+            console.print(f"[yellow]{damaged} vectors are damaged[/] and are made anew.")
         total = work.count()
         if not total:
             console.print(f"Every product is embedded by {bundle.label} already.")

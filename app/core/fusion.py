@@ -27,6 +27,7 @@ BLOCK_ROWS = 4096
 HAS_IMAGE = 1
 HAS_TITLE = 2
 HAS_BOTH = HAS_IMAGE | HAS_TITLE
+LENGTH_SLACK = 5e-3  # of squared lengths: towers in half precision end within 1e-3
 MODALITY_OF = {HAS_BOTH: "fused", HAS_IMAGE: "image", HAS_TITLE: "title"}
 
 
@@ -85,6 +86,23 @@ class Fusion:
             z[:, self.image_dim :] = np.sqrt(1 - self.weight) * embedding.title
             flags |= HAS_TITLE
         return z, flags
+
+    def sound(self, rows: Floats, flags: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Says which index rows can be what `fuse` made: halves of the right length, and nothing where there is no half.
+
+        Args:
+            rows: `(n, dim)` float32.
+            flags: `(n,)`.
+
+        Returns:
+            `(n,)`. True proves nothing: a flipped sign changes no length.
+        """
+        image, title = rows[:, : self.image_dim], rows[:, self.image_dim :]
+        with np.errstate(all="ignore"):  # what is not sound may be anything
+            image_off = np.einsum("nd,nd->n", image, image) - self.weight * (flags & HAS_IMAGE != 0)
+            title_off = np.einsum("nd,nd->n", title, title) - (1 - self.weight) * (flags & HAS_TITLE != 0)
+            sound: NDArray[np.bool_] = (np.abs(image_off) < LENGTH_SLACK) & (np.abs(title_off) < LENGTH_SLACK)
+        return sound
 
     def unfuse(self, rows: Floats, flags: NDArray[np.uint8]) -> Embedding:
         """Reads the embedding of one product back from its index rows, `(rows, dim)` and `(rows,)`, at least one."""

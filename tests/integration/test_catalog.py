@@ -18,6 +18,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import event
 
 from app.catalog.data_folder import DataFolder
+from app.catalog.keys import open_keys
 from app.catalog.local import LocalCatalog
 from app.catalog.records import Base, Records
 from app.core.product import Embedding, Prepared, ProductDraft, Query, Scalar
@@ -331,8 +332,24 @@ def test_a_damaged_database_is_a_catalog_error(open_matcher: Open, tmp_path: Pat
     file.write_bytes(whole[:kept_bytes] + b"\xa5" * (len(whole) - kept_bytes))
     with pytest.raises(CatalogError), closing(DataFolder(tmp_path / "data")) as data:
         LocalCatalog(data, FUSION, FINGERPRINT)
-    file.unlink()
+    shutil.rmtree(tmp_path / "data")
     assert open_matcher().catalog.size("default") == 0  # the refusal has released the folder
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["missing", "empty"])
+def test_a_lost_database_is_refused_and_its_photos_are_kept(
+    open_matcher: Open, tmp_path: Path, lose: Callable[[Path], object]
+) -> None:
+    matcher = open_matcher()
+    index(matcher, "p", "aaa", (RED,))
+    matcher.close()
+    lose(tmp_path / "data" / "catalog.sqlite")
+    (tmp_path / "data" / "running").touch()
+    with pytest.raises(CatalogError, match="restore a backup"):
+        DataFolder(tmp_path / "data")
+    with pytest.raises(CatalogError, match="restore a backup"):
+        open_keys(tmp_path / "data")
+    assert len(photo_files(tmp_path / "data")) == 1
 
 
 def test_a_data_folder_that_cannot_be_made_is_a_catalog_error(tmp_path: Path) -> None:
@@ -376,6 +393,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "manifest not text": lambda folder: (folder / "snapshot.json").write_bytes(b"\xff\xfe"),
     "older generation": lambda folder: edit_manifest(folder, generation=1),
     "newer generation": lambda folder: edit_manifest(folder, generation=99),
+    "another stamp": lambda folder: edit_manifest(folder, stamp="0" * 32),
+    "no stamp": lambda folder: edit_manifest(folder, stamp=None),
     "another fingerprint": lambda folder: edit_manifest(folder, fingerprint="0123456789abcdef"),
     "folder gone": shutil.rmtree,
 }
@@ -391,7 +410,7 @@ def test_a_clean_stop_makes_the_next_start_read_the_snapshot(open_matcher: Open,
     index(matcher, "b", "bbb")
     matcher.catalog.delete("default", "b")
     matcher.close()
-    with caplog.at_level(logging.INFO, "app.catalog.local"):
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         again = open_matcher()
     assert sources(caplog) == ["snapshot"]
     assert ids(again, "aaa", GREEN, threshold=0.999) == ["a"]
@@ -408,13 +427,13 @@ def test_a_snapshot_that_proves_nothing_is_not_used(
     matcher.close()
     (folder,) = (tmp_path / "data" / "snapshots").iterdir()
     damage(folder)
-    with caplog.at_level(logging.INFO, "app.catalog.local"):
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         again = open_matcher()
     assert "snapshot" not in sources(caplog)
     assert ids(again, "aaa", GREEN) == ids(again, None, RED) == ["a"]
     assert ids(again, "bbb", BLUE) == ["b"]
     again.close()
-    with caplog.at_level(logging.INFO, "app.catalog.local"):
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         open_matcher()
     assert sources(caplog)[-1] == "snapshot"
 
@@ -430,6 +449,42 @@ def test_a_snapshot_from_before_the_last_change_is_not_used(open_matcher: Open, 
     again = open_matcher(tmp_path / "crashed")
     assert ids(again, "bbb") == ["b"]
     assert ids(again, "aaa") == []
+
+
+def test_a_snapshot_of_another_catalog_is_not_used(
+    open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both are at the same generation, and were made by the same bundle."""
+    matcher = open_matcher()
+    index(matcher, "p", "aaa", catalog="one")
+    index(matcher, "p", "bbb", catalog="two")
+    matcher.close()
+    one, two = sorted((tmp_path / "data" / "snapshots").iterdir())
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+        again = open_matcher()
+    assert sources(caplog).count("snapshot of another catalog, or of another past of this one") == 2
+    assert ids(again, "aaa", catalog="one") == ids(again, "bbb", catalog="two") == ["p"]
+    assert ids(again, "bbb", catalog="one") == []
+
+
+def test_a_snapshot_of_another_past_is_not_used(open_matcher: Open, tmp_path: Path) -> None:
+    """The database is put back to a copy, and then changed as often as it had been, but otherwise."""
+    matcher = open_matcher()
+    index(matcher, "a", "aaa")
+    matcher.close()
+    shutil.copy(tmp_path / "data" / "catalog.sqlite", tmp_path / "copy")
+    matcher = open_matcher()
+    index(matcher, "b", "bbb")
+    matcher.close()
+    shutil.copy(tmp_path / "copy", tmp_path / "data" / "catalog.sqlite")
+    matcher = open_matcher()
+    index(matcher, "c", "ccc")
+    shutil.copytree(tmp_path / "data", tmp_path / "crashed")  # its snapshot is of b, at the same generation
+    again = open_matcher(tmp_path / "crashed")
+    assert (ids(again, "ccc"), ids(again, "bbb")) == (["c"], [])
 
 
 def test_half_written_and_orphaned_photos_are_removed_after_an_unclean_stop(open_matcher: Open, tmp_path: Path) -> None:
@@ -468,7 +523,7 @@ def test_a_damaged_photo_is_reported_and_healed_by_indexing_again(matcher: Match
     index(matcher, "a", None, (RED,))
     (file,) = (f for f in (tmp_path / "data" / "photos").rglob("*") if f.is_file())
     flip(file)
-    with pytest.raises(CatalogError, match="index the product again"):
+    with pytest.raises(PhotoNotFound, match="index the product again"):
         matcher.catalog.photo("default", "a", 0)
     index(matcher, "a", None, (RED,))
     assert matcher.catalog.photo("default", "a", 0)[0] == photo(RED)

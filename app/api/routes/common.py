@@ -28,7 +28,7 @@ _DESCRIPTIONS = {
     415: "A content type that this call does not take.",
     422: "Input that cannot be used; `detail` says what to send instead.",
     429: "Too much is waiting already, or the key asks too often; try again after `Retry-After` seconds.",
-    503: "Starting, stopping, or not able to answer.",
+    503: "Starting, stopping, or not able to answer; or not able to store, then try again after `Retry-After` seconds.",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemOut, "description": text} for status, text in _DESCRIPTIONS.items()
