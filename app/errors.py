@@ -20,6 +20,9 @@
     |-- Overloaded              a bounded queue is full; carries `retry_after_s`
     |   `-- RateLimited         a key asks more often than it may
     |-- NotReady                starting, stopping, or a worker that does not answer
+    |   |-- ShuttingDown        the service stops, and takes nothing new
+    |   `-- WorkerStuck         the worker did not come back from what it was given
+    |-- DeadlineExceeded        the time that a request was given is over
     |-- EncodingFailed          the towers failed on input that had passed every check
     |-- TrainingInterrupted     a run that was asked to stop; its checkpoint is written
     |-- TrainingFailed          a run whose loss is no number any more
@@ -166,6 +169,27 @@ class NotReady(AppError):
     """Starting, stopping, or a worker that does not answer."""
 
     code = "not_ready"
+
+
+class ShuttingDown(NotReady):
+    """The service stops, and takes nothing new."""
+
+    code = "shutting_down"
+
+    def __init__(self, message: str = "the service is stopping: send this again, to another one or in a moment.") -> None:
+        super().__init__(message)
+
+
+class WorkerStuck(NotReady):
+    """The worker did not come back from what it was given."""
+
+    code = "worker_stuck"
+
+
+class DeadlineExceeded(AppError):
+    """The time that a request was given is over."""
+
+    code = "deadline_exceeded"
 
 
 class EncodingFailed(AppError):

@@ -13,6 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import errors
+from app.api.admission import Admission
+from app.api.door import Door, Places
 from app.api.keyring import Keyring
 from app.api.middleware import BodyLimit, HeaderLimit, RequestLog, WholeForms
 from app.api.rate_limit import RateLimiter
@@ -40,12 +42,14 @@ def create_app(
         keys: who may do what; without them, everybody may do everything: for programs that embed the app, and for tests.
     """
     metrics = Metrics()
+    places = Places(settings.max_slowdown, settings.max_at_work)
+    door = Door(places, settings.max_batches, settings.max_body_bytes)
     alone = is_loopback(settings.host) or settings.allow_anonymous
     keyring = None if keys is None else Keyring(keys, settings.keys_cache_s, anonymous=alone)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(matcher, settings, metrics)
+        app.state.service = Service(matcher, settings, metrics, door)
         app.state.service.start()
         noting = asyncio.create_task(keyring.keep_noting()) if keyring else None
         yield
@@ -66,7 +70,7 @@ def create_app(
             "max_part_size": settings.max_field_bytes,
         },
     )
-    app.state.metrics = metrics
+    app.state.metrics, app.state.door, app.state.settings = metrics, door, settings
     app.state.model_details = model_details or {}
     app.state.limiter = RateLimiter(settings.rate_limit_per_s, settings.rate_limit_burst)
     _guard(app, settings, keyring, metrics)
@@ -81,7 +85,11 @@ def _guard(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: M
     """Puts the middlewares around the app, the innermost first."""
     origins = settings.cors_origins
     app.add_middleware(WholeForms)
-    app.add_middleware(BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes)
+    app.add_middleware(
+        BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes,
+        manifest_bytes=settings.max_manifest_bytes,
+    )  # fmt: skip
+    app.add_middleware(Admission, door=app.state.door, metrics=metrics, timeout_s=settings.request_timeout_s)
     app.add_middleware(
         Access, keyring=keyring, limiter=app.state.limiter, metrics=metrics, origins=origins,
         local_only=keyring is not None and not settings.allow_anonymous,

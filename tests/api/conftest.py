@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api.app import create_app
+from app.api.server import make_server
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import Floats
@@ -92,7 +92,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 @contextmanager
 def running(app: FastAPI) -> Iterator[httpx.Client]:
     listening = socket.create_server(("127.0.0.1", 0))  # callers queue up here until the server takes them
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    server = make_server(app, app.state.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 TIMEOUT_S = 120.0
-_BOUNDARY = "samesku-bench-7f3a9c"
+BOUNDARY = "samesku-bench-7f3a9c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,11 @@ def bodies(samples: Sequence[Sample], count: int, first: int) -> Iterator[bytes]
         if sample.photo:
             header = 'name="image"; filename="photo.jpg"\r\nContent-Type: image/jpeg'
             parts.append(_part(header, sample.photo + number.to_bytes(8, "big")))
-        yield b"".join([*parts, f"--{_BOUNDARY}--\r\n".encode()])
+        yield b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
 
 
 def _part(header: str, content: bytes) -> bytes:
-    return f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {header}\r\n\r\n".encode() + content + b"\r\n"
+    return f"--{BOUNDARY}\r\nContent-Disposition: form-data; {header}\r\n\r\n".encode() + content + b"\r\n"
 
 
 class _Queue:
@@ -116,7 +116,7 @@ class _Queue:
 
 def _client(host: str, port: int, queue: _Queue, start: threading.Barrier) -> None:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     start.wait()
     while (body := queue.take()) is not None:
         began = time.perf_counter()
