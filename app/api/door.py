@@ -20,7 +20,8 @@ from app.errors import AppError, Overloaded, ShuttingDown
 
 LEAST = 4  # requests at work that are always let in
 ALONE = 31  # requests that had the service to themselves, of which the median counts
-BURST, BURST_S = 4, 0.5  # times as many are let in for so long after there were few
+UNKNOWN_S = 0.1  # what a request takes alone, before one did
+BURST = 3  # times as many are let in as long as it is a burst
 WINDOW_S = 0.5  # of work, after which the pace is renewed
 MOST_RETRY_S = 30
 
@@ -38,7 +39,7 @@ class Places:
         """
         self._slowdown, self._fixed, self._clock = slowdown, fixed, clock
         self.taken = 0
-        self._calm_at = clock()  # when there were last few at work
+        self._crowd_s = self._crowd_since = -math.inf  # when there was last no place, and since when
         self._alone_s: deque[float] = deque(maxlen=ALONE)
         self._crowded = False  # somebody came while somebody else was at work
         self._pace: float | None = None  # finished per second in which there was work
@@ -48,20 +49,29 @@ class Places:
         self._retry_s = 1
 
     @property
+    def good_s(self) -> float:
+        """How long a request should take at most."""
+        return self._slowdown * (median(self._alone_s) if self._alone_s else UNKNOWN_S)
+
+    @property
     def limit(self) -> int:
-        """How many may be at work now."""
-        if self._fixed:
-            return self._fixed
-        limit = LEAST
-        if self._pace is not None and self._alone_s:
-            limit = max(LEAST, round(self._pace * self._slowdown * median(self._alone_s)))
-        return limit if self._clock() - self._calm_at > BURST_S else limit * BURST
+        """How many may be at work for long."""
+        return self._fixed or max(LEAST, round((self._pace or 0) * self.good_s))
 
     def check(self) -> None:
         """Raises Overloaded if there is no place."""
-        if self.taken >= self.limit:
-            self._refused += 1
-            raise Overloaded(f"{self.taken} requests are being worked on: try again later.", self._retry_s)
+        if self.taken < self.limit or (not self._fixed and self._is_burst()):
+            return
+        self._refused += 1
+        raise Overloaded(f"{self.taken} requests are being worked on: try again later.", self._retry_s)
+
+    def _is_burst(self) -> bool:
+        """True if there were fewer just now: many who come at once are let in, many who keep coming are not."""
+        now, good_s = self._clock(), self.good_s
+        if now - self._crowd_s > good_s:
+            self._crowd_since = now
+        self._crowd_s = now
+        return self.taken < BURST * self.limit and now - self._crowd_since < good_s
 
     def take(self) -> float:
         """Takes a place; returns when. Raises Overloaded if there is none."""
@@ -97,8 +107,6 @@ class Places:
         now = self._clock()
         if self.taken:
             self._busy_s += now - self._marked
-        if self.taken <= LEAST // 2:
-            self._calm_at = now
         self._marked = now
 
 

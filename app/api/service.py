@@ -25,6 +25,7 @@ from app.telemetry import Metrics
 PROBE_TIMEOUT_S = 10.0
 SUSPICIOUS_S = 5.0  # a worker that has been at one piece of work for longer makes the service not ready
 LOOK_S = 1.0
+STOP_S = 5.0  # for what is left when nobody waits any more
 RETRY_S = 0.05
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Service:
 
     async def stop(self) -> None:
         """Finishes what has been accepted, as far as that takes no longer than it may; stops workers, closes the catalog."""
-        deadline = time.monotonic() + self.settings.shutdown_s
+        deadline = time.monotonic() + STOP_S
         if self._lasting:  # changes of the catalog
             await asyncio.wait(self._lasting)
         for batcher in (self._embedder, self._searcher):
