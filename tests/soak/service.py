@@ -1,4 +1,4 @@
-"""The service as it is shipped, in a process of its own with the sample catalog, and what the system says of that process."""
+"""The service as it is shipped, in a process of its own with the sample catalog, and what the system says of it."""
 
 from __future__ import annotations
 

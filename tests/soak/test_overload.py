@@ -1,7 +1,7 @@
-"""Four times the load that the service sustains, for a minute: whoever is let in is answered in good time, the rest is told to wait.
+"""Four times the load that the service sustains, for a minute: who is let in is answered in good time, the rest waits.
 
-The load that is sustained is the largest, in steps of a fifth, of which at least 99 of 100 requests are answered with 200 and in
-less than `SLOW` times the median of a single client.
+The load that is sustained is the largest, in steps of a fifth, of which at least 99 of 100 requests are answered with 200,
+and in less than `SLOW` times the median of a light load.
 """
 
 from __future__ import annotations
@@ -104,14 +104,11 @@ def test_four_times_the_sustained_load(tmp_path: Path) -> None:
         growth_mb = memory.highest_mb - before_mb
         ratio, recovered = flood.at(99) / half.at(99), after.at(99, RECOVERY_S) / half.at(99)
         print(f"\nsustained: {sustained:.1f} requests/s; load average {os.getloadavg()[0]:.1f}")
-        print(
-            "| load | sent/s | answered/s | refused | p50 ms | p99 ms | refused in ms: p50 / p99 |\n|---|--:|--:|--:|--:|--:|--:|"
-        )
+        print("| load | sent/s | answered/s | refused | p50 ms | p99 ms | refused in ms: p50 / p99 |")
+        print("|---|--:|--:|--:|--:|--:|--:|")
         print("\n".join(run.row() for run in runs))
         print(f"p99 of what was let in: {ratio:.2f} times; {RECOVERY_S:.0f} s after the flood {recovered:.2f} times")
-        print(
-            f"memory: {growth_mb:+.0f} MB; processor of the client: {flood.cpu_share:.2f} cores; Retry-After: {flood.retry_after}"
-        )
+        print(f"memory: {growth_mb:+.0f} MB; client: {flood.cpu_share:.2f} cores; Retry-After: {flood.retry_after}")
         for run in runs:
             assert set(run.statuses) <= {"200", "429"}, run.statuses
         assert flood.statuses["429"] > 0
