@@ -102,7 +102,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     def start(self) -> None:
         """Starts the worker on the running event loop."""
-        self._worker = asyncio.create_task(self._run(), name=f"{self.name}-worker")
+        self._worker = asyncio.create_task(self._keep_running(), name=f"{self.name}-worker")
 
     async def stop(self, within_s: float | None = None) -> None:
         """Finishes what waits, then ends the worker. Further items are refused, and so are those not done in time.
@@ -145,6 +145,14 @@ class MicroBatcher(Generic[Item, Result]):
         self._queue.add(_Waiting(item, weight, now_s, future), now_s, bulk=bulk)
         self._arrived.set()
         return await future
+
+    async def _keep_running(self) -> None:
+        while True:
+            try:
+                return await self._run()
+            except Exception:
+                log.exception("%s worker died and is started again", self.name)
+                await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _run(self) -> None:
         while not (self._closing and not self._queue):

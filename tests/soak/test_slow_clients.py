@@ -1,8 +1,8 @@
 """10,000 slow and vanishing clients: others are served within three times what they wait without them, and nothing is left.
 
 The others are one client who asks a question every quarter of a second. Its 99th percentile while the swarm is there is
-compared with that of half a minute before, in the same run. The swarm is a process of its own, with twice as many connections
-as the service takes.
+compared with that of half a minute before, in the same run. The swarm is a process of its own, with twice as many
+connections as the service takes.
 """
 
 from __future__ import annotations
