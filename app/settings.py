@@ -62,8 +62,8 @@ class Settings(BaseSettings):
         keep_alive_s: how long a connection may be without a request.
         header_timeout_s: from the first byte of a request to the end of its headers.
         body_grace_s: that a body may take, and a second more for every `min_body_bytes_per_s`.
-        min_body_bytes_per_s: how slow a body may be.
-        write_timeout_s: how long a client may take nothing of its answer.
+        min_body_bytes_per_s: how slowly a body may be sent, and an answer read.
+        write_timeout_s: how long a client may read its answer more slowly than that.
         decode_threads: photos decoded at the same time.
         record_cache_bytes: of products that were read lately and are kept in memory; 0 keeps none.
         ready_cache_s: how long an answer of `/readyz` is reused.

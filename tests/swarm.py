@@ -16,7 +16,7 @@ from contextlib import suppress
 
 HEAD = "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
 PER_ADDRESS = 4000
-STREAMED = 200
+STREAMED = 60
 
 Act = Callable[[asyncio.StreamReader, asyncio.StreamWriter, random.Random, float], Awaitable[None]]  # the last: patience, s
 

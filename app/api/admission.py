@@ -92,11 +92,10 @@ class Call:
         named = _seconds(self._named_timeout)
         self._timeout_s = named or 0.0 if self._batch else min(timeout_s, named or timeout_s)
         self._door.enter(self)
-        if self._batch:
-            self._door.take_batch()
-            self._holds_batch = True
+        if self._batch:  # taken, like a place, when there is something to work on: an upload may be slow
+            self._door.check_batch()
         if self._works:
-            self._door.places.check()  # it is taken when there is something to work on
+            self._door.places.check()
 
     def leave(self) -> None:
         """Gives everything back."""
@@ -113,6 +112,9 @@ class Call:
         loop = asyncio.get_running_loop()
         if self._works:
             self._place_since = self._door.places.take()
+        if self._batch:
+            self._door.take_batch()
+            self._holds_batch = True
         if self._timeout_s and self._batch:  # a batch ends with a line of its own
             self._scope.setdefault("state", {})["deadline"] = loop.time() + self._timeout_s
         elif self._timeout_s:

@@ -24,6 +24,7 @@ class ConnectionLimits:
     """See the settings of these names."""
 
     connections: int = 1000
+    keep_alive_s: float = 5.0
     header_timeout_s: float = 10.0
     body_grace_s: float = 10.0
     min_body_bytes_per_s: int = 1000

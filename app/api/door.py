@@ -166,10 +166,14 @@ class Door:
         for call in list(self._calls):
             call.end(ShuttingDown())
 
-    def take_batch(self) -> None:
-        """Lets a batch begin. Raises Overloaded if as many run as may."""
+    def check_batch(self) -> None:
+        """Raises Overloaded if as many batches run as may."""
         if self.batches >= self._max_batches:
             raise Overloaded(f"{self.batches} batches are under way, as many as are taken: send this one after them.", 10)
+
+    def take_batch(self) -> None:
+        """Lets a batch begin. Raises Overloaded."""
+        self.check_batch()
         self.batches += 1
 
     def give_back_batch(self) -> None:

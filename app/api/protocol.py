@@ -43,7 +43,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _stage = _Stage.HEAD
     _since = 0.0  # when the stage began
     _body_bytes = 0
-    _stalled_s: float | None = None  # when the client stopped reading
+    _stalled: tuple[float, int] | None = None  # since when the client reads too little, and what it had to read then
 
     # -- what uvicorn and the parser call ------------------------------------------------------------------
 
@@ -95,26 +95,29 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The client may ask again."""
+        last = not self.pipeline  # of those that have come; the next one begins now
         super().on_response_complete()
-        if self._stage is _Stage.ASKED and not self.pipeline:
+        if self._stage is _Stage.ASKED and last:
             self._wait()
 
     def pause_writing(self) -> None:
         """The client takes nothing."""
-        self._stalled_s = self.loop.time()
+        self._stalled = self.loop.time(), self.transport.get_write_buffer_size()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """It takes something."""
-        self._stalled_s = None
+        self._stalled = None
         super().resume_writing()
 
     # -- what `Connections` calls --------------------------------------------------------------------------
 
     def too_slow(self, now: float, limits: ConnectionLimits) -> str | None:
         """See `Connection`."""
-        if self._stalled_s is not None and now - self._stalled_s > limits.write_timeout_s:
+        if self._reads_too_slowly(now, limits):
             return "slow_reader"
+        if self._stage is _Stage.IDLE and now - self._since > limits.keep_alive_s + LOOK_S:
+            return "idle"  # uvicorn forgets those whose body came after the answer
         if self._stage is _Stage.HEAD and now - self._since > limits.header_timeout_s:
             return "slow_headers"
         if self._stage is _Stage.BODY:
@@ -124,16 +127,29 @@ class GuardedProtocol(HttpToolsProtocol):
                 return "slow_body"
         return None
 
+    def _reads_too_slowly(self, now: float, limits: ConnectionLimits) -> bool:
+        if self._stalled is None or now - self._stalled[0] <= limits.write_timeout_s:
+            return False
+        left = self.transport.get_write_buffer_size()
+        if self._stalled[1] - left < limits.write_timeout_s * limits.min_body_bytes_per_s:
+            return True
+        self._stalled = now, left
+        return False
+
     def refuse(self, code: str) -> None:
         """See `Connection`."""
-        if code in _REFUSALS and (self.cycle is None or not self.cycle.response_started or self.cycle.response_complete):
+        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if answering or code == "slow_reader":  # what is still to be sent would never go out
+            self.transport.abort()
+            return
+        if (
+            code in _REFUSALS and self._stage is not _Stage.IDLE
+        ):  # nobody asked: the next request would take it for its answer
             status, phrase, detail = _REFUSALS[code]
             body = json.dumps(problem(status, code, detail)).encode()
             head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close"
             self.transport.write(f"HTTP/1.1 {status} {phrase}\r\n{head}\r\n\r\n".encode() + body)
-            self.transport.close()
-        else:  # what is still to be sent would never go out
-            self.transport.abort()
+        self.transport.close()
 
     def _enter(self, stage: _Stage) -> None:
         self._stage, self._since, self._body_bytes = stage, self.loop.time(), 0

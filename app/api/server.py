@@ -52,7 +52,7 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
     """Returns a server for an app from `create_app`."""
     metrics: Metrics = app.state.metrics
     limits = ConnectionLimits(
-        affordable(settings.max_connections), settings.header_timeout_s, settings.body_grace_s,
+        affordable(settings.max_connections), settings.keep_alive_s, settings.header_timeout_s, settings.body_grace_s,
         settings.min_body_bytes_per_s, settings.write_timeout_s,
     )  # fmt: skip
     connections = Connections(limits, lambda code: metrics.rejected.labels(code).inc())
