@@ -225,6 +225,20 @@ def test_what_a_caller_who_has_gone_waits_for_is_dropped(serve: Serve, encoder: 
     assert 'status="499"' in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("call", BATCH_CALLS)
+def test_what_is_left_of_a_batch_is_dropped_when_its_caller_goes(serve: Serve, encoder: Photos, call: str) -> None:
+    client = serve(encoder, max_batch_size=2)
+    with client.stream("POST", call, **body("JSON", ["first", GATED, *(f"more {n}" for n in range(500))])) as answer:
+        next(answer.iter_lines())
+        assert encoder.reached.wait(PATIENCE_S)
+    until(lambda: client.door.inside == 0)
+    assert client.door.batches == 0
+    encoder.gate.set()
+    assert ask(client, "single").status_code == 200
+    until(lambda: queues(client) == NOTHING)
+    assert len(encoder.titles) <= len(["first", GATED, "its neighbour", "single"])
+
+
 def test_a_change_that_has_begun_is_finished_and_noted_although_its_caller_has_gone(
     serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

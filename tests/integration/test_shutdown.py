@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
 import threading
@@ -83,7 +84,9 @@ def batch_lines(url: str, lines: list[dict[str, Any]], begun: threading.Event) -
             begun.set()
 
 
-def test_what_is_inside_finishes_and_what_is_new_is_told(tmp_path: Path, bundle: Path) -> None:
+def test_what_is_inside_finishes_and_what_is_new_is_told(
+    tmp_path: Path, bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lines: list[dict[str, Any]] = []
     begun = threading.Event()
     with serving(tmp_path, bundle) as service:
@@ -109,11 +112,14 @@ def test_what_is_inside_finishes_and_what_is_new_is_told(tmp_path: Path, bundle:
     assert (last["error"]["code"], last["error"]["status"]) == ("shutting_down", 503)
     assert 0 < last["next_index"] == len(done) < ITEMS
     assert [(one["index"], one["status"]) for one in done] == [(n, "created") for n in range(len(done))]
-    manifest = load_bundle(bundle)
-    with closing(
-        LocalCatalog(DataFolder(tmp_path / "data"), manifest.manifest.encoder_fusion(), manifest.fingerprint)
-    ) as left:
+    made = load_bundle(bundle)
+    with (
+        caplog.at_level(logging.INFO, "app.catalog"),
+        closing(LocalCatalog(DataFolder(tmp_path / "data"), made.manifest.encoder_fusion(), made.fingerprint)) as left,
+    ):
         assert left.size("default") == len(done)  # what was acknowledged is there, and nothing else
+    opened = [vars(record) for record in caplog.records if record.getMessage() == "catalog open"]
+    assert [(one["catalog"], one["source"]) for one in opened] == [("default", "snapshot")]
 
 
 def test_the_end_comes_in_time_whatever_is_inside(tmp_path: Path, bundle: Path) -> None:
