@@ -8,7 +8,6 @@ answered lately. Nobody waits outside: who finds no place is told so at once, be
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import deque
@@ -132,7 +131,6 @@ class Door:
         self.closing = False
         self.batches = self.body_bytes = 0
         self._calls: set[Ends] = set()
-        self._emptied = asyncio.Event()
 
     def close(self) -> None:
         """Lets nobody in any more. May be called from a signal handler."""
@@ -148,18 +146,10 @@ class Door:
         if self.closing:
             raise ShuttingDown
         self._calls.add(call)
-        self._emptied.clear()
 
     def leave(self, call: Ends) -> None:
         """Counts a call out."""
         self._calls.discard(call)
-        if not self._calls:
-            self._emptied.set()
-
-    async def empty(self) -> None:
-        """Returns when nobody is inside."""
-        while self._calls:
-            await self._emptied.wait()
 
     def cut(self) -> None:
         """Ends all calls that are inside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ def shipped(folder: Path, **settings: object) -> Iterator[Service]:
     """Runs it with the default bundle; `settings` are those of SAMESKU_*."""
     given = {"bundle": ROOT / "model_store" / "default", "data_dir": folder / "data", "log_level": "warning"} | settings
     environment = {f"SAMESKU_{name.upper()}": str(value) for name, value in given.items()}
+    environment["OMP_NUM_THREADS"] = str(os.cpu_count())  # tests have one thread each, the service has the machine
     with processes.running("samesku", SERVING, environment, folder) as service:
         index_samples(service, lambda: None)
         yield service
