@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -121,10 +124,21 @@ class Call:
             self._timer = loop.call_later(self._timeout_s, self.end, _too_late(self._timeout_s))
         self._watcher = asyncio.create_task(self._watch())
 
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """See the function `outside`."""
+        held, self._place_since = self._place_since, None
+        if held is not None:
+            self._door.places.leave(held, served=False)
+        yield
+        if held is not None:
+            self._place_since = self._door.places.take()
+
     # -- how it ends -------------------------------------------------------------------------------------------
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the app until it has answered, or there is a reason to end; raises that, unless an answer has begun."""
+        _current.set(self)
         try:
             if self._bodiless:
                 self._begin()
@@ -191,6 +205,19 @@ class Call:
         elif not message.get("more_body", False):
             self._answered = True
         await self._send(message)
+
+
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def outside() -> AbstractContextManager[None]:
+    """While something outside of the house is waited for, the call that does so holds no place for work.
+
+    Raises:
+        Overloaded: at the end, if others have taken the last place meanwhile.
+    """
+    call = _current.get()
+    return nullcontext() if call is None else call.outside()
 
 
 def _seconds(sent: bytes | None) -> float | None:
