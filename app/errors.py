@@ -22,6 +22,9 @@
     |-- Overloaded              a bounded queue is full; carries `retry_after_s`
     |   `-- RateLimited         a key asks more often than it may
     |-- NotReady                starting, stopping, or a worker that does not answer
+    |   |-- ShuttingDown        the service stops, and takes nothing new
+    |   `-- WorkerStuck         the worker did not come back from what it was given
+    |-- DeadlineExceeded        the time that a request was given is over
     |-- StorageUnavailable      the disk or the database does not take or give data just now; carries `retry_after_s`
     |-- EncodingFailed          the towers failed on input that had passed every check
     |-- TrainingInterrupted     a run that was asked to stop; its checkpoint is written
@@ -182,6 +185,27 @@ class NotReady(AppError):
     """Starting, stopping, or a worker that does not answer."""
 
     code = "not_ready"
+
+
+class ShuttingDown(NotReady):
+    """The service stops, and takes nothing new."""
+
+    code = "shutting_down"
+
+    def __init__(self, message: str = "the service is stopping: send this again, to another one or in a moment.") -> None:
+        super().__init__(message)
+
+
+class WorkerStuck(NotReady):
+    """The worker did not come back from what it was given."""
+
+    code = "worker_stuck"
+
+
+class DeadlineExceeded(AppError):
+    """The time that a request was given is over."""
+
+    code = "deadline_exceeded"
 
 
 class StorageUnavailable(AppError):

@@ -65,6 +65,19 @@ class Settings(BaseSettings):
         index_search: `flat` reads all vectors, `auto` reads their 8-bit codes first where that is faster; both are exact.
             `approximate` may miss products.
         max_queue: items that may wait for the towers, and for the index; more is answered with 429.
+        max_slowdown: how many times as long as alone a request may take before others are answered with 429.
+        max_at_work: requests at work at the same time, whatever they take; 0 to go by `max_slowdown`.
+        max_batches: batch calls at the same time.
+        max_body_bytes: bodies in the house, of all requests together.
+        request_timeout_s: that a request may take from when all of it has come; batches have no limit.
+        stuck_s: how long one piece of work may take before its thread is given up.
+        shutdown_s: how long requests may take to finish when the service stops.
+        max_connections: that are open at the same time.
+        keep_alive_s: how long a connection may be without a request.
+        header_timeout_s: from the first byte of a request to the end of its headers.
+        body_grace_s: that a body may take, and a second more for every `min_body_bytes_per_s`.
+        min_body_bytes_per_s: how slowly a body may be sent, and an answer read.
+        write_timeout_s: how long a client may read its answer more slowly than that.
         decode_threads: photos decoded at the same time.
         record_cache_bytes: of products that were read lately and are kept in memory; 0 keeps none.
         ready_cache_s: how long an answer of `/readyz` is reused.
@@ -122,6 +135,19 @@ class Settings(BaseSettings):
     index_precision: Literal["float32", "float16"] = "float32"
     index_search: Literal["auto", "flat", "approximate"] = "auto"
     max_queue: Positive = 512
+    max_slowdown: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    max_at_work: Annotated[int, Field(ge=0)] = 0
+    max_batches: Positive = 8
+    max_body_bytes: Positive = 2048 * MIB
+    request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    stuck_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    shutdown_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    max_connections: Positive = 1000
+    keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 5
+    header_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    body_grace_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    min_body_bytes_per_s: Positive = 1000
+    write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     decode_threads: Positive = 4
     record_cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
     ready_cache_s: Annotated[float, Field(ge=0)] = 3.0

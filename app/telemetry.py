@@ -15,7 +15,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 request_fields: ContextVar[dict[str, Any]] = ContextVar("request_fields")  # more for its log line
 
 ALERTED_CODES = ("internal_error", "overloaded", "rate_limited", "unauthenticated", "forbidden")
-WORKERS = ("encode", "search")
+WORKERS = ("decode", "decode-bulk", "encode", "search")
 _LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 

@@ -13,6 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import errors
+from app.api.admission import Admission
+from app.api.door import Door, Places
 from app.api.fetching import Resolve
 from app.api.keyring import Keyring
 from app.api.middleware import BodyLimit, HeaderLimit, RequestLog, WholeForms
@@ -49,12 +51,14 @@ def create_app(
         tracing: where the traces of requests go; closed when the app stops.
     """
     metrics = Metrics()
+    places = Places(settings.max_slowdown, settings.max_at_work)
+    door = Door(places, settings.max_batches, settings.max_body_bytes)
     alone = is_loopback(settings.host) or settings.allow_anonymous
     keyring = None if keys is None else Keyring(keys, settings.keys_cache_s, anonymous=alone)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(matcher, settings, metrics, resolve, tracing)
+        app.state.service = Service(matcher, settings, metrics, door, resolve, tracing)
         app.state.service.start()
         noting = asyncio.create_task(keyring.keep_noting()) if keyring else None
         yield
@@ -78,7 +82,7 @@ def create_app(
             "max_part_size": settings.max_field_bytes,
         },
     )
-    app.state.metrics = metrics
+    app.state.metrics, app.state.door, app.state.settings = metrics, door, settings
     app.state.model_details = model_details or {}
     app.state.limiter = RateLimiter(settings.rate_limit_per_s, settings.rate_limit_burst)
     _guard(app, settings, keyring, metrics, matcher.model, tracing)
@@ -96,8 +100,10 @@ def _guard(
     origins = settings.cors_origins
     app.add_middleware(WholeForms)
     app.add_middleware(
-        BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes, metrics=metrics
-    )
+        BodyLimit, request_bytes=settings.max_request_bytes, batch_bytes=settings.max_batch_bytes,
+        manifest_bytes=settings.max_manifest_bytes, metrics=metrics,
+    )  # fmt: skip
+    app.add_middleware(Admission, door=app.state.door, metrics=metrics, timeout_s=settings.request_timeout_s)
     app.add_middleware(
         Access, keyring=keyring, limiter=app.state.limiter, metrics=metrics, origins=origins,
         local_only=keyring is not None and not settings.allow_anonymous,
@@ -105,7 +111,8 @@ def _guard(
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-ID"], expose_headers=["X-Request-ID", "Retry-After"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
+            expose_headers=["X-Request-ID", "Retry-After"],
         )  # fmt: skip
     app.add_middleware(HeaderLimit, max_bytes=settings.max_header_bytes, metrics=metrics)
     if tracing:

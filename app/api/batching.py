@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from app.api.lines import Lines
-from app.errors import NotReady, Overloaded
+from app.api.threads import Threads, presentable
+from app.errors import NotReady, Overloaded, ShuttingDown
 
 LOOK_AGAIN_S = 0.002  # whether the bulk is still to be held back
 
@@ -52,7 +54,8 @@ class MicroBatcher(Generic[Item, Result]):
     """Runs `work` on batches in a thread of its own. Use on one event loop.
 
     If a batch fails, its halves are tried until the items that cause the failure stand alone: only they get the
-    error. Items whose callers have gone are dropped before they cost anything.
+    error. Items whose callers have gone are dropped before they cost anything. A batch that gets stuck fails as a whole,
+    and those that wait are served by another thread: see `app.api.threads`.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch: int,
         max_queue: int,
         wait_ms: float = 0.0,
+        stuck_s: float = math.inf,
+        note: Callable[[str], None] = lambda _: None,
         observe: Callable[[Timing], None] | None = None,
         hold: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -74,6 +79,8 @@ class MicroBatcher(Generic[Item, Result]):
             max_batch: weight of items per call of `work`; a heavier item goes alone.
             max_queue: items that may wait.
             wait_ms: how long an incomplete batch waits for company once the worker is free.
+            stuck_s: how long a batch may take before its thread is given up.
+            note: told the name whenever the worker, or its thread, has to be replaced.
             observe: told the timing of each batch.
             hold: says whether a single request is being served elsewhere, so that the bulk should wait.
         """
@@ -82,7 +89,8 @@ class MicroBatcher(Generic[Item, Result]):
         self._queue = Lines[_Waiting[Item, Result]](max_batch)
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self.threads = Threads(name, stuck_s=stuck_s, note=note)
+        self._note = note
         self._closing = False
 
     @property
@@ -97,15 +105,24 @@ class MicroBatcher(Generic[Item, Result]):
 
     def start(self) -> None:
         """Starts the worker on the running event loop."""
-        self._worker = asyncio.create_task(self._run(), name=f"{self.name}-worker")
+        self._worker = asyncio.create_task(self._keep_running(), name=f"{self.name}-worker")
 
-    async def stop(self) -> None:
-        """Finishes what waits, then ends the worker. Further items are refused."""
+    async def stop(self, within_s: float | None = None) -> None:
+        """Finishes what waits, then ends the worker. Further items are refused, and so are those not done in time.
+
+        Args:
+            within_s: seconds; None for as long as it takes.
+        """
         self._closing = True
         self._arrived.set()
         if self._worker is not None:
-            await self._worker
-        self._pool.shutdown(wait=True)
+            await asyncio.wait([self._worker], timeout=within_s)
+            self._worker.cancel()
+            await asyncio.wait([self._worker])
+        for waiting in self._queue.clear():
+            if not waiting.gone:
+                waiting.future.set_exception(ShuttingDown())
+        self.threads.close()
 
     async def submit(self, item: Item, weight: int = 1, *, bulk: bool = False) -> tuple[Result, Timing]:
         """Returns the item's result and where the time went.
@@ -132,6 +149,15 @@ class MicroBatcher(Generic[Item, Result]):
         self._arrived.set()
         return await future
 
+    async def _keep_running(self) -> None:
+        while True:
+            try:
+                return await self._run()
+            except Exception:
+                log.exception("%s worker died and is started again", self.name)
+                self._note(self.name)
+                await asyncio.sleep(LOOK_AGAIN_S)
+
     async def _run(self) -> None:
         while not (self._closing and not self._queue):
             await self._arrived.wait()
@@ -156,8 +182,11 @@ class MicroBatcher(Generic[Item, Result]):
         started = time.perf_counter()
         items = [waiting.item for waiting in batch]
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(self._pool, self._bisect, items)
-        except Exception as error:  # the pool itself broke: nobody may be left waiting
+            outcomes = await self.threads.run(partial(self._bisect, items))
+        except asyncio.CancelledError:  # the service stops, and this takes too long
+            self._queue.put_back(batch)
+            raise
+        except Exception as error:  # it got stuck: nobody may be left waiting
             log.exception("%s worker failed", self.name)
             outcomes = [error] * len(batch)
         ended = time.perf_counter()
@@ -184,15 +213,6 @@ class MicroBatcher(Generic[Item, Result]):
             return list(results)
         except BaseException as error:  # noqa: BLE001 - also what is no Exception: the callers must hear of it
             if len(items) == 1:
-                return [_presentable(error)]
+                return [presentable(error)]
         half = len(items) // 2
         return self._bisect(items[:half]) + self._bisect(items[half:])
-
-
-def _presentable(error: BaseException) -> Exception:
-    """Returns an exception that a future can carry: no StopIteration, and nothing that would end an event loop."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    wrapped = RuntimeError(f"the work raised {type(error).__name__}")
-    wrapped.__cause__ = error
-    return wrapped

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app.errors import (
     AppError,
+    DeadlineExceeded,
     Forbidden,
     InvalidInput,
     NotFound,
@@ -42,10 +43,13 @@ STATUS: dict[type[AppError], int] = {
     Overloaded: 429,
     NotReady: 503,
     StorageUnavailable: 503,
+    DeadlineExceeded: 504,
 }
 TOO_LARGE = PayloadTooLarge.code, "the body is larger than this call takes: send less at once."
 HEADERS_TOO_LARGE = "headers_too_large", "address and headers are larger than is taken: send less in them."
-_HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code}
+_HTTP_CODES = {
+    400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: PayloadTooLarge.code, 429: Overloaded.code,
+}  # fmt: skip
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 

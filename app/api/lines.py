@@ -13,6 +13,7 @@ requests come, and double with every second without any: a bulk that is alone lo
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 LEAST_SLICE = 2  # measured in docs/performance.md
@@ -61,6 +62,17 @@ class Lines(Generic[Waiting]):
             kept = [waiting for waiting in line if not waiting.gone]
             line.clear()
             line.extend(kept)
+
+    def clear(self) -> list[Waiting]:
+        """Empties both lines; returns who waited."""
+        waited = [*self._single, *self._bulk]
+        self._single.clear()
+        self._bulk.clear()
+        return waited
+
+    def put_back(self, batch: Sequence[Waiting]) -> None:
+        """Puts a batch back to the head of a line."""
+        self._single.extendleft(reversed(batch))
 
     def take(self, now_s: float, *, held: bool = False) -> list[Waiting]:
         """Returns the next batch, empty if nobody waits, or only those that are held back.

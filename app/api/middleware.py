@@ -18,6 +18,7 @@ from app.telemetry import Metrics, request_fields, request_id
 log = logging.getLogger(__name__)
 
 EPILOGUE_BYTES = 4096  # that a form may have behind its last line
+CLIENT_GONE = 499  # for log and metrics: the caller had gone before there was an answer
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -60,7 +61,7 @@ class RequestLog:
             await problem_response(body)(scope, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
-            self._record(scope, status, time.perf_counter() - started, fields)
+            self._record(scope, status or CLIENT_GONE, time.perf_counter() - started, fields)
             request_fields.reset(noting)
             request_id.reset(token)
 
@@ -69,7 +70,8 @@ class RequestLog:
         method = scope["method"] if scope["method"] in _METHODS else "other"  # a label must not be the caller's to choose
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.latency.labels(route).observe(took_s)
-        quiet = route in ("/healthz", "/readyz", "/metrics") and status < 400
+        # in a flood nearly all requests are refused: the metrics count them
+        quiet = status == 429 or (route in ("/healthz", "/readyz", "/metrics") and status < 400)
         log.log(
             logging.DEBUG if quiet else logging.INFO,
             "request",
@@ -99,15 +101,16 @@ class HeaderLimit:
 class BodyLimit:
     """ASGI middleware: refuses bodies that are too large, before they are read where their length is announced."""
 
-    def __init__(self, app: ASGIApp, request_bytes: int, batch_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, request_bytes: int, batch_bytes: int, manifest_bytes: int, metrics: Metrics) -> None:
         self._app, self._request_bytes, self._batch_bytes, self._metrics = app, request_bytes, batch_bytes, metrics
+        self._json_bytes = min(batch_bytes, manifest_bytes)  # JSON is collected in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._batch_bytes if scope["path"].endswith("/batch") else self._request_bytes
+        limit = self._limit(scope)
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > limit:
             self._metrics.rejected.labels(TOO_LARGE[0]).inc()
@@ -124,6 +127,12 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_counted, send)
+
+    def _limit(self, scope: Scope) -> int:
+        if not scope["path"].endswith("/batch"):
+            return self._request_bytes
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        return self._batch_bytes if kind.lower().startswith(b"multipart/") else self._json_bytes
 
 
 class WholeForms:

@@ -7,18 +7,18 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 from app.api.batching import MicroBatcher, Timing
+from app.api.door import Door
 from app.api.fetching import Fetcher, Resolve
 from app.api.stages import Stages
+from app.api.threads import Threads
 from app.catalog.base import Stored
 from app.core.answer import Answer
 from app.core.product import Embedding, Prepared, Query
-from app.errors import AppError, NotReady, Overloaded
+from app.errors import AppError, DeadlineExceeded, NotReady, Overloaded, ShuttingDown
 from app.gauges import show_catalogs, show_resources, show_start
 from app.judge import Rule, Verdict
 from app.matcher import Matcher, MatchOptions, PreparedProduct
@@ -27,6 +27,9 @@ from app.telemetry import Metrics
 from app.tracing import Tracing
 
 PROBE_TIMEOUT_S = 10.0
+SUSPICIOUS_S = 5.0  # a worker that has been at one piece of work for longer makes the service not ready
+LOOK_S = 1.0
+STOP_S = 5.0  # for what is left when nobody waits any more
 RETRY_S = 0.05
 
 log = logging.getLogger(__name__)
@@ -45,26 +48,36 @@ class Service:
         matcher: Matcher,
         settings: Settings,
         metrics: Metrics,
+        door: Door,
         resolve: Resolve | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         """`resolve`: how the names of other machines are looked up; None: as this machine does."""
-        self.matcher, self.settings, self.metrics = matcher, settings, metrics
+        self.matcher, self.settings, self.metrics, self.door = matcher, settings, metrics, door
         self._stages = Stages(metrics, tracing)
         self.fetcher = Fetcher.of(settings, resolve, metrics.stage.labels("fetch").observe)
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        watched: dict[str, Any] = {
+            "stuck_s": settings.stuck_s,
+            "note": lambda name: metrics.worker_restarts.labels(name).inc(),
+        }
+        self._decoders = Threads("decode", settings.decode_threads, **watched)
         # threads of its own: a photo of a single request must not wait behind dozens of the bulk
-        self._bulk_decoders = ThreadPoolExecutor(max(1, settings.decode_threads // 2), thread_name_prefix="decode-bulk")
+        self._bulk_decoders = Threads("decode-bulk", max(1, settings.decode_threads // 2), **watched)
         self._decoding = 0
         self._in_person = 0  # steps of single requests that are under way
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._writer = Threads("write")  # never given up: what it does must not be done twice at the same time
         note = self._stages.batch
         limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
-        limits["hold"] = lambda: self._in_person > 0
+        limits |= watched | {"hold": lambda: self._in_person > 0}
         self._embedder = MicroBatcher[Prepared, Embedding](
             "encode", matcher.embed, observe=lambda t: note("encode", t), wait_ms=settings.batch_wait_ms, **limits
         )
         self._searcher = MicroBatcher[Asked, Found]("search", self._search, observe=lambda t: note("search", t), **limits)
+        self._threads = (
+            self._decoders, self._bulk_decoders, self._embedder.threads, self._searcher.threads, self._writer,
+        )  # fmt: skip
+        self._lasting: set[asyncio.Future[Any]] = set()
+        self._watcher: asyncio.Task[None] | None = None
         self._batch_items = asyncio.Semaphore(max(1, settings.max_queue // 2))  # single requests keep the other half
         self._ready: tuple[float, AppError | None] = (0.0, NotReady("the service is starting: try again in a moment."))
         self._probing = asyncio.Lock()
@@ -73,17 +86,28 @@ class Service:
         """Starts the workers on the running event loop."""
         self._embedder.start()
         self._searcher.start()
+        self._watcher = asyncio.create_task(self._watch())
         show_start(self.metrics, time.time())
 
     async def stop(self) -> None:
-        """Finishes what has been accepted, then stops the workers and closes the catalog."""
-        await self._embedder.stop()
-        await self._searcher.stop()
+        """Finishes what has been accepted, as far as that takes no longer than it may; stops workers, closes the catalog."""
+        deadline = time.monotonic() + STOP_S
+        if self._lasting:  # changes of the catalog
+            await asyncio.wait(self._lasting)
+        for batcher in (self._embedder, self._searcher):
+            await batcher.stop(max(0.0, deadline - time.monotonic()))
+        if self._watcher is not None:
+            self._watcher.cancel()
         self.fetcher.close()
-        self._decoders.shutdown()
-        self._bulk_decoders.shutdown()
-        self._writer.shutdown()
+        for threads in self._threads:
+            threads.close()
         await asyncio.to_thread(self.matcher.close)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(min(LOOK_S, self.settings.stuck_s / 4))
+            for threads in self._threads:
+                threads.check()
 
     # -- steps -------------------------------------------------------------------------------------------------
 
@@ -97,7 +121,7 @@ class Service:
         try:
             threads = self._bulk_decoders if bulk else self._decoders
             with self._known(bulk=bulk):
-                return await self._stages.in_thread(_in(threads), stage, read, bulk=bulk)
+                return await self._stages.in_thread(threads.run, stage, read, bulk=bulk)
         finally:
             self._decoding -= 1
 
@@ -142,13 +166,20 @@ class Service:
     async def store(
         self, catalog: str, products: Sequence[PreparedProduct], embeddings: Sequence[Embedding]
     ) -> list[Stored]:
-        """Commits products; returns after the commit, and finishes it even if the caller goes away."""
+        """Commits products; returns after the commit."""
         drafts = [product.draft(embedding) for product, embedding in zip(products, embeddings, strict=True)]
         return await self.write(lambda: self.matcher.catalog.put(catalog, drafts))
 
     async def write(self, change: Callable[[], Result]) -> Result:
         """Runs a change of the catalog in the writer thread."""
-        return await self._stages.in_thread(_in(self._writer), "store", change)
+        return await self._stages.in_thread(self._writer.run, "store", change)
+
+    async def lasting(self, change: Awaitable[Result]) -> Result:
+        """Waits for a change of the catalog, with what is to be said of it; it is finished even if the caller goes away."""
+        task = asyncio.ensure_future(change)
+        self._lasting.add(task)
+        task.add_done_callback(self._lasting.discard)
+        return await asyncio.shield(task)
 
     def _search(self, items: Sequence[Asked]) -> list[Found]:
         by_catalog: dict[str, list[int]] = defaultdict(list)
@@ -187,17 +218,35 @@ class Service:
                     await asyncio.sleep(RETRY_S)
 
     async def in_order(
-        self, items: Sequence[Item], handle: Callable[[Item], Awaitable[Result]], window: int
+        self,
+        items: Sequence[Item],
+        handle: Callable[[Item], Awaitable[Result]],
+        window: int,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[Result]:
         """Yields `handle(item)` of every item in order, with at most `window` under way.
 
-        The first item goes alone, so that its caller sees an answer before the rest is done.
+        The first item goes alone, so that its caller sees an answer before the rest is done. If there is a reason to end
+        early, nothing more is begun, and what has begun is finished and yielded.
+
+        Args:
+            items: all of them.
+            handle: what is done with one.
+            window: how many may be under way.
+            deadline_s: when to begin nothing more, on the event loop's clock.
+
+        Raises:
+            ShuttingDown, DeadlineExceeded: after what was yielded, nothing was done.
         """
         tasks: list[asyncio.Task[Result]] = []
+        reason: AppError | None = None
         try:
             if items:
                 yield await handle(items[0])
             for item in items[1:]:
+                reason = self._reason_to_end(deadline_s)
+                if reason is not None:
+                    break
                 tasks.append(asyncio.ensure_future(handle(item)))
                 if len(tasks) >= window:
                     yield await tasks.pop(0)
@@ -206,6 +255,15 @@ class Service:
         finally:
             for task in tasks:
                 task.cancel()
+        if reason is not None:
+            raise reason
+
+    def _reason_to_end(self, deadline_s: float | None) -> AppError | None:
+        if self.door.closing:
+            return ShuttingDown("the service is stopping: send what is left again, to another one or in a moment.")
+        if deadline_s is not None and asyncio.get_running_loop().time() >= deadline_s:
+            return DeadlineExceeded("the time that this batch was given is over: send what is left again.")
+        return None
 
     # -- readiness ---------------------------------------------------------------------------------------------
 
@@ -213,8 +271,11 @@ class Service:
         """Embeds and searches for real, through the same workers as every request; cached for a few seconds.
 
         Raises:
-            AppError: the reason why the service cannot answer.
+            AppError: the reason why the service cannot answer; that it stops or that a worker is stuck is told at once.
         """
+        if self.door.closing:
+            raise ShuttingDown
+        self._check_threads()
         async with self._probing:
             checked, failure = self._ready
             if failure is not None or time.monotonic() - checked > self.settings.ready_cache_s:
@@ -222,6 +283,14 @@ class Service:
                 self._ready = time.monotonic(), failure
         if failure is not None:
             raise failure
+
+    def _check_threads(self) -> None:
+        for threads in self._threads:
+            if threads.exhausted:
+                raise NotReady(f"the {threads.name} workers got stuck too often: the process must be started again.")
+            patience_s = self.settings.stuck_s if threads is self._writer else min(SUSPICIOUS_S, self.settings.stuck_s)
+            if threads.busy_s > patience_s:
+                raise NotReady(f"a {threads.name} worker has been at one piece of work for {threads.busy_s:.0f} s.")
 
     async def _probe(self) -> AppError | None:
         try:
@@ -239,8 +308,3 @@ class Service:
             log.exception("the readiness probe failed")
             return NotReady("a probe failed: see the log.")
         return None
-
-
-def _in(threads: Executor) -> Callable[[Callable[[], Result]], Awaitable[Result]]:
-    """Returns what has a function called in a thread of a pool."""
-    return partial(asyncio.get_running_loop().run_in_executor, threads)

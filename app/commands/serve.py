@@ -19,11 +19,9 @@ def serve(
 ) -> None:
     """Serve the API. Settings come from SAMESKU_* variables; see docs/settings.md."""
     _share_cores()
-    import uvicorn
-
     from app import __version__
     from app.api.app import create_app
-    from app.api.protocol import bounded_protocol
+    from app.api.server import make_server
     from app.bootstrap import build_keys, build_matcher
     from app.model_store import read_manifest
     from app.telemetry import configure_logging
@@ -40,17 +38,9 @@ def serve(
     settings = kept_to_itself(settings, bool(keys.stored()))
     log = logging.getLogger(__name__)
     log.info("model loaded", extra={"model": matcher.model, "bundle": str(settings.bundle)})
-    config = uvicorn.Config(
-        create_app(matcher, settings, details, keys, tracing=from_environment(__version__)),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        http=bounded_protocol(settings.max_header_bytes),
-    )
+    app = create_app(matcher, settings, details, keys, tracing=from_environment(__version__))
     try:
-        uvicorn.Server(config).run()
+        make_server(app, settings).run()
     finally:
         keys.close()
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api.app import create_app
+from app.api.door import Door
 from app.api.fetching import Resolve
+from app.api.server import Server, make_server
 from app.bootstrap import product_limits
+from app.catalog.base import Catalog
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import Floats
@@ -31,7 +33,7 @@ GATED = "gated"
 PATIENCE_S = 120  # a test that waits longer than this hangs; nothing is measured
 
 Start = Callable[..., TestClient]
-Serve = Callable[..., httpx.Client]
+Serve = Callable[..., "Served"]
 
 
 class GatedEncoder(FakeEncoder):
@@ -85,23 +87,43 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts an app on a free port of this machine, with real HTTP."""
     with ExitStack() as stack:
 
-        def serve_one(encoder: FakeEncoder | None = None, **settings: Any) -> httpx.Client:
+        def serve_one(encoder: FakeEncoder | None = None, **settings: Any) -> Served:
             app = make_app(tmp_path / "served", encoder, **settings)
             return stack.enter_context(running(app))
 
         yield serve_one
 
 
+class Served(httpx.Client):
+    """A client, and the service that it asks."""
+
+    app: FastAPI
+    server: Server
+
+    @property
+    def door(self) -> Door:
+        """Who is inside."""
+        door: Door = self.app.state.door
+        return door
+
+    @property
+    def catalog(self) -> Catalog:
+        """Of the service."""
+        catalog: Catalog = self.app.state.service.matcher.catalog
+        return catalog
+
+
 @contextmanager
-def running(app: FastAPI) -> Iterator[httpx.Client]:
+def running(app: FastAPI) -> Iterator[Served]:
     listening = socket.create_server(("127.0.0.1", 0))  # callers queue up here until the server takes them
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    server = make_server(app, app.state.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     limits = httpx.Limits(max_connections=64)
     try:
-        with httpx.Client(base_url=address, timeout=PATIENCE_S, limits=limits, trust_env=False) as client:
+        with Served(base_url=address, timeout=PATIENCE_S, limits=limits, trust_env=False) as client:
+            client.app, client.server = app, server
             yield client
     finally:
         server.should_exit = True

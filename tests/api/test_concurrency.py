@@ -13,7 +13,7 @@ WAITING = 2
 
 
 def test_sixteen_callers_get_the_answers_to_their_own_questions(serve: Serve) -> None:
-    client = serve(max_batch_size=8)
+    client = serve(max_batch_size=8, max_at_work=THREADS)
 
     def own_life(n: int) -> None:
         image = photo((n * 16, 255 - n * 16, (n * 77) % 256))
@@ -36,7 +36,7 @@ def test_sixteen_callers_get_the_answers_to_their_own_questions(serve: Serve) ->
 
 def test_a_full_queue_is_answered_with_429_and_empties_again(serve: Serve) -> None:
     encoder = GatedEncoder()
-    client = serve(encoder, max_queue=WAITING, max_batch_size=1)
+    client = serve(encoder, max_queue=WAITING, max_batch_size=1, max_at_work=THREADS)
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             first = pool.submit(ask, client, GATED)

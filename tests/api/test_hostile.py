@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from app.api.archives import ENTRY_BYTES, SMALL_BYTES
-from app.api.protocol import bounded_protocol
+from app.api.server import make_server
 from tests.api.calls import BATCH_CALLS, RED, ask, check_problem, csv_file, found, jsonl_file, lines, put, zip_file
 from tests.api.conftest import PATIENCE_S, Start, make_app
 
@@ -371,7 +370,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A service on a port of this machine, with the protocol of `serve` and room for 20 kB of headers."""
     app = make_app(tmp_path_factory.mktemp("bounded"), None, max_header_bytes=20_000)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", http=bounded_protocol(20_000)))
+    server = make_server(app, app.state.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

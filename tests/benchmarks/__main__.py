@@ -61,7 +61,8 @@ class Plan:
         """Variables of samesku."""
         given = {f"SAMESKU_{name.upper()}": value for name, _, value in (one.partition("=") for one in self.settings)}
         fixed = {"BUNDLE": str(self.bundle), "DATA_DIR": str(data), "DEVICE": self.device, "LOG_FORMAT": "json"}
-        return given | {f"SAMESKU_{name}": value for name, value in fixed.items()} | {"SAMESKU_LOG_LEVEL": "info"}
+        fixed |= {"LOG_LEVEL": "info"}
+        return given | {f"SAMESKU_{name}": value for name, value in fixed.items()}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 TIMEOUT_S = 120.0
-_BOUNDARY = "samesku-bench-7f3a9c"
+BOUNDARY = "samesku-bench-7f3a9c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Target:
     host: str
     port: int
     path: str = "/match"
-    content_type: str = f"multipart/form-data; boundary={_BOUNDARY}"
+    content_type: str = f"multipart/form-data; boundary={BOUNDARY}"
 
     @classmethod
     def at(cls, url: str, **options: str) -> Target:
@@ -101,11 +101,11 @@ def bodies(samples: Sequence[Sample], count: int, first: int) -> Iterator[bytes]
         if sample.photo:
             header = 'name="image"; filename="photo.jpg"\r\nContent-Type: image/jpeg'
             parts.append(_part(header, sample.photo + number.to_bytes(8, "big")))
-        yield b"".join([*parts, f"--{_BOUNDARY}--\r\n".encode()])
+        yield b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
 
 
 def _part(header: str, content: bytes) -> bytes:
-    return f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {header}\r\n\r\n".encode() + content + b"\r\n"
+    return f"--{BOUNDARY}\r\nContent-Disposition: form-data; {header}\r\n\r\n".encode() + content + b"\r\n"
 
 
 class Queue:

@@ -21,9 +21,10 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from app.api.archives import ArchiveLimits, PhotoArchive
+from app.api.connections import ConnectionLimits, Connections
 from app.api.http_get import FRAME_BYTES, FetchFailed, get
 from app.api.middleware import WholeForms
-from app.api.protocol import bounded_protocol
+from app.api.protocol import guarded_protocol
 from app.api.schemas import BatchItemIn
 from app.api.uploads import read_json_object
 from app.core.photo_address import FetchRules, PhotoAddress
@@ -191,10 +192,11 @@ def protocol_target(data: bytes) -> None:
     step = 1 + data[0] * 8 if data else 1
 
     async def talk() -> None:
-        config = Config(_echo, log_config=None, access_log=False, ws="none", http=bounded_protocol(HEADER_BYTES))
+        guarded = guarded_protocol(HEADER_BYTES, Connections(ConnectionLimits()))
+        config = Config(_echo, log_config=None, access_log=False, ws="none", http=guarded)
         config.load()
         wire, tasks = _Wire(), set(asyncio.all_tasks())
-        protocol = bounded_protocol(HEADER_BYTES)(config, ServerState(), {})
+        protocol = guarded(config, ServerState(), {})
         protocol.connection_made(cast("asyncio.Transport", wire))
         for at in range(1, len(data), step):
             if wire.closed:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.batching import MicroBatcher, Timing
-from app.errors import NotReady, Overloaded
+from app.api.lines import Lines
+from app.errors import NotReady, Overloaded, ShuttingDown, WorkerStuck
 
 GUARD_S = 10  # nothing takes that long: a caller who is left waiting fails the test instead of hanging it
 
@@ -237,6 +238,55 @@ def test_the_worker_survives_an_observer_that_fails() -> None:
         batcher.start()
         for n in range(3):
             assert (await asyncio.wait_for(batcher.submit(n), GUARD_S))[0] == 2 * n
+        await batcher.stop()
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaths = iter([ValueError("the lines broke"), KeyError("again")])
+    take = Lines.take
+
+    def dying(*given: Any, **named: Any) -> Any:
+        for death in deaths:
+            raise death
+        return take(*given, **named)
+
+    async def scenario(batcher: Batcher) -> None:
+        monkeypatch.setattr(Lines, "take", dying)
+        assert await results([asyncio.create_task(batcher.submit(n)) for n in range(3)]) == [0, 2, 4]
+        assert batcher.alive
+
+    run(scenario)
+
+
+def test_a_stop_that_takes_too_long_tells_those_who_wait() -> None:
+    gate = Gate()
+
+    async def main() -> None:
+        batcher = Batcher("test", gate, max_batch=1, max_queue=10)
+        batcher.start()
+        tasks = [await busy(batcher, gate), *await submitted(batcher, 1, 2)]
+        await asyncio.wait_for(batcher.stop(0.01), GUARD_S)
+        assert [type(one) for one in await results(tasks)] == [ShuttingDown] * 3
+        gate.opened.set()
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_gets_stuck_fails_and_the_next_is_served() -> None:
+    gate = Gate()
+
+    async def main() -> None:
+        batcher = Batcher(
+            "test", lambda items: gate(items) if 0 in items else doubled(items), max_batch=1, max_queue=9, stuck_s=0
+        )
+        batcher.start()
+        tasks = [await busy(batcher, gate), *await submitted(batcher, 1, 2)]
+        batcher.threads.check()
+        found = await results(tasks)
+        assert [type(found[0]), *found[1:]] == [WorkerStuck, 2, 4]
+        gate.opened.set()
         await batcher.stop()
 
     asyncio.run(main())

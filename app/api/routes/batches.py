@@ -14,14 +14,24 @@ from fastapi.responses import StreamingResponse
 
 from app.api.audit import audit
 from app.api.errors import code_of, problem_of
-from app.api.routes.common import NDJSON, PROBLEMS, batch_body, count_items, decisions_of, line, service_of
+from app.api.routes.common import (
+    NDJSON,
+    PROBLEMS,
+    batch_body,
+    count_items,
+    deadline_of,
+    decisions_of,
+    last_line,
+    line,
+    service_of,
+)
 from app.api.schemas import AnswerOut, CatalogBatchIn, MatchBatchIn
 from app.api.security import caller_of, visible
 from app.api.service import Service
 from app.api.uploads import Batch, BatchItem, BatchLimits, closed_on_error, read_batch
 from app.core.access import Caller
 from app.core.product import Embedding, Prepared, ProductLimits, check_filter
-from app.errors import InvalidInput
+from app.errors import DeadlineExceeded, InvalidInput, ShuttingDown
 from app.judge import Rule
 from app.listings import BadRow, Listing
 from app.matcher import DEFAULT_LIMIT, MatchOptions, PreparedProduct
@@ -50,7 +60,7 @@ async def match_batch(request: Request) -> StreamingResponse:
         service.matcher.catalog.size(options.catalog)
         service.matcher.judge.bound(options.rule)
     count_items(request, len(batch.items))
-    return StreamingResponse(_match_lines(service, batch, options), media_type=NDJSON)
+    return StreamingResponse(_match_lines(service, batch, options, deadline_of(request)), media_type=NDJSON)
 
 
 def _match_options(fields: Mapping[str, Any], limits: ProductLimits) -> MatchOptions:
@@ -60,7 +70,9 @@ def _match_options(fields: Mapping[str, Any], limits: ProductLimits) -> MatchOpt
     return MatchOptions(fields["threshold"], limit, check_filter(fields["filter"], limits), fields["catalog"], rule)
 
 
-async def _match_lines(service: Service, batch: Batch, options: MatchOptions) -> AsyncIterator[bytes]:
+async def _match_lines(
+    service: Service, batch: Batch, options: MatchOptions, deadline_s: float | None
+) -> AsyncIterator[bytes]:
     async def answer(item: BatchItem) -> bytes:
         try:
             async with _photos_fetched(service, item, 1) as whole:
@@ -68,9 +80,13 @@ async def _match_lines(service: Service, batch: Batch, options: MatchOptions) ->
         except Exception as error:  # noqa: BLE001 - one bad item costs that item a line
             return line(item, {"error": _refused(service, error)})
 
+    sent = 0
     try:
-        async for one in service.in_order(batch.items, answer, window=2 * service.settings.max_batch_size):
+        async for one in service.in_order(batch.items, answer, 2 * service.settings.max_batch_size, deadline_s):
             yield one
+            sent += 1
+    except (ShuttingDown, DeadlineExceeded) as error:
+        yield last_line(error, sent)
     finally:
         await batch.close()
 
@@ -110,20 +126,27 @@ async def put_batch(request: Request) -> StreamingResponse:
     async with closed_on_error(batch):
         catalog = visible(request, batch.options["catalog"])
     count_items(request, len(batch.items))
-    return StreamingResponse(_store_lines(service, batch, catalog, caller_of(request)), media_type=NDJSON)
+    lines = _store_lines(service, batch, catalog, caller_of(request), deadline_of(request))
+    return StreamingResponse(lines, media_type=NDJSON)
 
 
-async def _store_lines(service: Service, batch: Batch, catalog: str, caller: Caller) -> AsyncIterator[bytes]:
+async def _store_lines(
+    service: Service, batch: Batch, catalog: str, caller: Caller, deadline_s: float | None
+) -> AsyncIterator[bytes]:
     size, items = service.settings.max_batch_size, batch.items
     chunks = [items[:1]] + [items[start : start + size] for start in range(1, len(items), size)]
 
     async def store(chunk: Sequence[BatchItem]) -> list[bytes]:
         return await _store_chunk(service, chunk, catalog, caller)
 
+    sent = 0
     try:
-        async for lines in service.in_order(chunks, store, window=2):
+        async for lines in service.in_order(chunks, store, 2, deadline_s):
             for one in lines:
                 yield one
+            sent += len(lines)
+    except (ShuttingDown, DeadlineExceeded) as error:
+        yield last_line(error, sent)
     finally:
         await batch.close()
 
@@ -131,6 +154,16 @@ async def _store_lines(service: Service, batch: Batch, catalog: str, caller: Cal
 async def _store_chunk(service: Service, chunk: Sequence[BatchItem], catalog: str, caller: Caller) -> list[bytes]:
     """Embeds a chunk together and commits it together; items that fail are left out of the commit."""
     read = await asyncio.gather(*(_embed(service, item) for item in chunk), return_exceptions=True)
+    return await service.lasting(_commit_chunk(service, chunk, read, catalog, caller))
+
+
+async def _commit_chunk(
+    service: Service,
+    chunk: Sequence[BatchItem],
+    read: Sequence[tuple[PreparedProduct, Embedding] | BaseException],
+    catalog: str,
+    caller: Caller,
+) -> list[bytes]:
     good = [pair for pair in read if not isinstance(pair, BaseException)]
     try:
         stored = iter(await service.store(catalog, [p for p, _ in good], [e for _, e in good]))

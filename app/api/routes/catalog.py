@@ -11,11 +11,14 @@ from app.api.audit import audit, audited_failure
 from app.api.routes.common import PROBLEMS, QueriedCatalog, SentCatalog, service_of
 from app.api.schemas import IMAGE_URL, AnswerOut, PageOut, ProductOut
 from app.api.security import caller_of
+from app.api.service import Service
 from app.api.uploads import FormFields, read_json_object, read_upload
-from app.core.product import check_attributes, check_filter, check_id
+from app.catalog.base import Stored
+from app.core.access import Caller
+from app.core.product import Embedding, check_attributes, check_filter, check_id
 from app.errors import InvalidFilter
 from app.judge import Rule
-from app.matcher import DEFAULT_LIMIT, MatchOptions
+from app.matcher import DEFAULT_LIMIT, MatchOptions, PreparedProduct
 
 router = APIRouter(tags=["catalog"], responses=PROBLEMS)
 
@@ -45,10 +48,16 @@ async def put_product(
         async with service.fetcher.photos(image_url or []) as fetched:
             product = await service.decode(lambda: service.matcher.read_product(id, title, photos + fetched, kept))
             embedding, _ = await service.embed(product.prepared)
-            stored = (await service.store(catalog, [product], [embedding]))[0]
-    audit(caller, "index", catalog, id, "created" if stored.created else "replaced")
+    stored = await service.lasting(_commit(service, caller, catalog, product, embedding))
     response.status_code = 201 if stored.created else 200
     return ProductOut.of(stored.product, catalog)
+
+
+async def _commit(service: Service, caller: Caller, catalog: str, product: PreparedProduct, embedding: Embedding) -> Stored:
+    with audited_failure(caller, "index", catalog, product.id):
+        stored = (await service.store(catalog, [product], [embedding]))[0]
+    audit(caller, "index", catalog, product.id, "created" if stored.created else "replaced")
+    return stored
 
 
 @router.get("/catalog")
@@ -108,6 +117,10 @@ def get_product(request: Request, product_id: ProductId, catalog: QueriedCatalog
 async def delete_product(request: Request, product_id: ProductId, catalog: QueriedCatalog) -> None:
     """Removes a product, its photos and its vectors; it is gone from every later answer."""
     service, caller = service_of(request), caller_of(request)
-    with audited_failure(caller, "delete", catalog, product_id):
-        await service.write(lambda: service.matcher.catalog.delete(catalog, product_id))
-    audit(caller, "delete", catalog, product_id, "deleted")
+
+    async def delete() -> None:
+        with audited_failure(caller, "delete", catalog, product_id):
+            await service.write(lambda: service.matcher.catalog.delete(catalog, product_id))
+        audit(caller, "delete", catalog, product_id, "deleted")
+
+    await service.lasting(delete())

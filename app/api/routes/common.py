@@ -10,12 +10,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Form, Query, Request, UploadFile
 from pydantic import BaseModel
 
+from app.api.errors import problem_of
 from app.api.schemas import BatchItemIn, ProblemOut
 from app.api.security import caller_of, visible
 from app.api.service import Service
 from app.api.uploads import BatchItem, read_upload
 from app.core.product import DEFAULT_CATALOG
-from app.errors import InvalidInput
+from app.errors import AppError, InvalidInput
 
 NDJSON = "application/x-ndjson"
 
@@ -29,6 +30,7 @@ _DESCRIPTIONS = {
     422: "Input that cannot be used; `detail` says what to send instead.",
     429: "Too much is waiting already, or the key asks too often; try again after `Retry-After` seconds.",
     503: "Starting, stopping, or not able to answer; or not able to store, then try again after `Retry-After` seconds.",
+    504: "The time that the request was given is over; see the header `X-Request-Timeout-Ms`.",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemOut, "description": text} for status, text in _DESCRIPTIONS.items()
@@ -83,6 +85,17 @@ def count_items(request: Request, items: int) -> None:
 def line(item: BatchItem, outcome: dict[str, Any]) -> bytes:
     """Returns one NDJSON line: the item's position and id, and what became of it."""
     return json.dumps({"index": item.index, "id": item.id} | outcome).encode() + b"\n"
+
+
+def last_line(reason: AppError, sent: int) -> bytes:
+    """Returns the line of a batch that ends early: why, and the index of the first item that nothing was done for."""
+    return json.dumps({"error": problem_of(reason), "next_index": sent}).encode() + b"\n"
+
+
+def deadline_of(request: Request) -> float | None:
+    """Returns when a batch is to end, on the event loop's clock; None if its caller waits for as long as it takes."""
+    deadline: float | None = getattr(request.state, "deadline", None)
+    return deadline
 
 
 def batch_body(schema: type[BaseModel], manifest: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from app.api.routes.common import PROBLEMS, QueriedCatalog, json_body, service_o
 from app.api.security import caller_of, visible
 from app.api.uploads import read_json
 from app.core.feedback import contradictions
+from app.core.statements import Statement
 
 router = APIRouter(tags=["feedback"], responses=PROBLEMS)
 
@@ -26,9 +27,14 @@ async def add_feedback(request: Request) -> FeedbackOut:
     service, caller = service_of(request), caller_of(request)
     sent = await read_json(request, FeedbackIn, service.settings.max_feedback_bytes)
     catalog, draft = visible(request, sent.catalog), sent.draft()
-    with audited_failure(caller, "feedback", catalog, draft.first.id):
-        stored = await service.write(lambda: service.matcher.add_feedback(catalog, draft))
-    audit(caller, "feedback", catalog, draft.first.id, "stored")
+
+    async def store() -> Statement:
+        with audited_failure(caller, "feedback", catalog, draft.first.id):
+            stored = await service.write(lambda: service.matcher.add_feedback(catalog, draft))
+        audit(caller, "feedback", catalog, draft.first.id, "stored")
+        return stored
+
+    stored = await service.lasting(store())
     service.metrics.feedback.labels("same" if stored.same else "different").inc()
     return FeedbackOut.of(stored)
 
