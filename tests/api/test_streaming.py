@@ -58,7 +58,8 @@ def test_a_caller_that_leaves_costs_nobody_else_anything(serve: Serve, call: str
         encoder.gate.set()  # the stream is closed: the caller has gone
     assert found(ask(client, "red abc")) == ["mine"]
     assert client.get("/readyz").status_code == 200
-    assert any(queues(client) == {"encode": 0, "search": 0, "decode": 0} for _ in range(MANY_LOOKS))
+    assert queues(client).keys() >= {"encode", "search", "decode"}
+    assert any(not any(queues(client).values()) for _ in range(MANY_LOOKS))
     assert found(ask(client, "red abc")) == ["mine"]
 
 
