@@ -21,6 +21,7 @@ LEAST = 16  # requests at work that are always let in: what is slow is better th
 ALONE = 31  # requests that had the service to themselves, of which the median counts
 UNKNOWN_S = 0.1  # what a request takes alone, before one did
 BURST = 3  # times as many as the pace allows are let in as long as it is a burst
+BURST_LASTS = 2  # times as long as a request should take
 WINDOW_S = 0.5  # of work, after which the pace is renewed
 MOST_RETRY_S = 30
 
@@ -74,7 +75,7 @@ class Places:
         if now - self._crowd_s > good_s:
             self._crowd_since = now
         self._crowd_s = now
-        return self.taken < max(LEAST, BURST * self._in_good_time) and now - self._crowd_since < good_s
+        return self.taken < max(LEAST, BURST * self._in_good_time) and now - self._crowd_since < BURST_LASTS * good_s
 
     def take(self) -> float:
         """Takes a place; returns when. Raises Overloaded if there is none."""

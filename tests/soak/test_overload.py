@@ -1,6 +1,6 @@
 """Four times the load that the service sustains, for a minute: who is let in is answered in good time, the rest waits.
 
-The load that is sustained is the largest, in steps of a fifth, of which at least 99 of 100 requests are answered with 200,
+The load that is sustained is the largest, in steps of a fifth, of which at least 97 of 100 requests are answered with 200,
 and in less than `SLOW` times the median of a light load.
 """
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.soak
 
 STEP = 1.2
 LEAST_RATE = 4.0
-TRY_S, HALF_S, FLOOD_S, AFTER_S = 8, 60, 60, 20
-ENOUGH = 0.99
+TRY_S, HALF_S, FLOOD_S, AFTER_S = 10, 60, 60, 20
+ENOUGH = 0.97
 SLOW = 30
 RATIO, RECOVERY_S = 3.0, 5.0
 GROWTH_MB = 200.0
@@ -83,11 +83,14 @@ class Loads:
         """Finds the largest load that is answered nearly whole and in good time, in requests per second."""
         alone_ms = self.send("one after the other", LEAST_RATE, TRY_S).at(50)
         rate, found = 2 * LEAST_RATE, LEAST_RATE
-        while True:
-            run = self.send("search", rate, TRY_S)
-            if run.share < ENOUGH or run.at(99) > SLOW * alone_ms:
-                return found
+        # twice: the machine may have had a pause of its own
+        while any(self._is_sustained(rate, alone_ms) for _ in range(2)):
             rate, found = rate * STEP, rate
+        return found
+
+    def _is_sustained(self, rate: float, alone_ms: float) -> bool:
+        run = self.send("search", rate, TRY_S)
+        return run.share >= ENOUGH and run.at(99) <= SLOW * alone_ms
 
 
 def test_four_times_the_sustained_load(tmp_path: Path) -> None:
