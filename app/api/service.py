@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -217,48 +217,8 @@ class Service:
                 except Overloaded:
                     await asyncio.sleep(RETRY_S)
 
-    async def in_order(
-        self,
-        items: Sequence[Item],
-        handle: Callable[[Item], Awaitable[Result]],
-        window: int,
-        deadline_s: float | None = None,
-    ) -> AsyncIterator[Result]:
-        """Yields `handle(item)` of every item in order, with at most `window` under way.
-
-        The first item goes alone, so that its caller sees an answer before the rest is done. If there is a reason to end
-        early, nothing more is begun, and what has begun is finished and yielded.
-
-        Args:
-            items: all of them.
-            handle: what is done with one.
-            window: how many may be under way.
-            deadline_s: when to begin nothing more, on the event loop's clock.
-
-        Raises:
-            ShuttingDown, DeadlineExceeded: after what was yielded, nothing was done.
-        """
-        tasks: list[asyncio.Task[Result]] = []
-        reason: AppError | None = None
-        try:
-            if items:
-                yield await handle(items[0])
-            for item in items[1:]:
-                reason = self._reason_to_end(deadline_s)
-                if reason is not None:
-                    break
-                tasks.append(asyncio.ensure_future(handle(item)))
-                if len(tasks) >= window:
-                    yield await tasks.pop(0)
-            while tasks:
-                yield await tasks.pop(0)
-        finally:
-            for task in tasks:
-                task.cancel()
-        if reason is not None:
-            raise reason
-
-    def _reason_to_end(self, deadline_s: float | None) -> AppError | None:
+    def reason_to_end(self, deadline_s: float | None) -> AppError | None:
+        """Returns why a batch is to begin nothing more: the service stops, or its time on the event loop's clock is over."""
         if self.door.closing:
             return ShuttingDown("the service is stopping: send what is left again, to another one or in a moment.")
         if deadline_s is not None and asyncio.get_running_loop().time() >= deadline_s:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,6 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from app.api.audit import audit
 from app.api.errors import code_of, problem_of
+from app.api.ordered import in_order
 from app.api.routes.common import (
     NDJSON,
     PROBLEMS,
@@ -80,9 +82,9 @@ async def _match_lines(
         except Exception as error:  # noqa: BLE001 - one bad item costs that item a line
             return line(item, {"error": _refused(service, error)})
 
-    sent = 0
+    ending, sent = partial(service.reason_to_end, deadline_s), 0
     try:
-        async for one in service.in_order(batch.items, answer, 2 * service.settings.max_batch_size, deadline_s):
+        async for one in in_order(batch.items, answer, 2 * service.settings.max_batch_size, ending):
             yield one
             sent += 1
     except (ShuttingDown, DeadlineExceeded) as error:
@@ -139,9 +141,9 @@ async def _store_lines(
     async def store(chunk: Sequence[BatchItem]) -> list[bytes]:
         return await _store_chunk(service, chunk, catalog, caller)
 
-    sent = 0
+    ending, sent = partial(service.reason_to_end, deadline_s), 0
     try:
-        async for lines in service.in_order(chunks, store, 2, deadline_s):
+        async for lines in in_order(chunks, store, 2, ending):
             for one in lines:
                 yield one
             sent += len(lines)
