@@ -3,8 +3,9 @@
     make soak ARGS="-k mixed"                         half an hour
     SAMESKU_SOAK_MINUTES=5 make soak ARGS="-k mixed"  less
 
-The first third is for warming up: allocators, caches, and the towers' engine meet every size of a batch. Prints a table and
-draws `docs/soak.svg` (SAMESKU_SOAK_PLOT: elsewhere).
+The first third is for warming up: allocators, caches, and the towers' engine meet every size of a batch. That takes some
+12,000 calls; a run that is too short for them (ten minutes on a busy machine) sees memory rise by more than is allowed.
+Prints a table and draws `docs/soak.svg` (SAMESKU_SOAK_PLOT: elsewhere).
 """
 
 from __future__ import annotations
