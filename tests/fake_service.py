@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def serve(folder: Path, log: Path, listening: socket.socket) -> NoReturn:
 
 
 def main() -> None:
-    """Does as it is told, line by line, until there are no more."""
+    """Does as it is told, line by line, until there are no more; then nothing that it started is left."""
+    alive: set[int] = set()
     for line in sys.stdin:
         word, *rest = line.split()
         if word == "serve":
@@ -56,12 +58,16 @@ def main() -> None:
                 pid = os.fork()
                 if pid == 0:
                     serve(Path(rest[0]), Path(rest[1]), listening)
+            alive.add(pid)
             answer = f"{pid} {port}"
         else:
             os.kill(int(rest[0]), int(rest[1]))
+            alive.remove(int(rest[0]))
             answer = str(os.waitstatus_to_exitcode(os.waitpid(int(rest[0]), 0)[1]))
         sys.stdout.write(answer + "\n")
         sys.stdout.flush()
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

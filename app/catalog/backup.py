@@ -29,7 +29,7 @@ from app.catalog.backup_files import (
     read_manifest,
 )
 from app.catalog.connections import BUSY_TIMEOUT_MS
-from app.catalog.data_folder import DATABASE, PHOTOS, refuse_unusable
+from app.catalog.data_folder import DATABASE, PHOTOS, PHOTOS_LOCK, refuse_unusable
 from app.errors import BackupError, CatalogError
 from app.files import locked, replace_folder, sha256_of, sync_tree, write_file
 
@@ -62,6 +62,7 @@ def backup(data: Path, target: Path, show: Show = quiet, *, allow_missing: bool 
         CatalogError: the data folder must not be copied.
     """
     _check_places(data, target)
+    target = target.resolve()  # it may be called "."
     scratch = target.with_name(f".{target.name}.unfinished")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def _check_places(data: Path, target: Path) -> None:
 
 
 def _make(data: Path, target: Path, scratch: Path, show: Show, *, allow_missing: bool) -> Made:
-    with locked(data / "photos.lock", shared=True):
+    with locked(data / PHOTOS_LOCK, shared=True):
         created_at = datetime.now(UTC)
         database = scratch / DATABASE
         _copy_database(data / DATABASE, database, show)
@@ -127,9 +128,8 @@ def _copy_database(source: Path, target: Path, show: Show) -> None:
             closing(sqlite3.connect(target, isolation_level=None)) as writer,
         ):
             reader.execute("BEGIN")
-            pages = reader.execute("SELECT page_count FROM pragma_page_count(), (SELECT count(*) FROM catalogs)").fetchone()[
-                0
-            ]
+            reader.execute("SELECT count(*) FROM catalogs").fetchone()  # a transaction begins with what it reads first
+            (pages,) = reader.execute("PRAGMA page_count").fetchone()
             done = 0
             with show("Copying the database", pages) as tick:
 
@@ -159,7 +159,7 @@ def _copy_photos(data: Path, target: Path, scratch: Path, digests: Set[str], sho
             if size is not None and _link(old, place, size):
                 reused += 1
             else:
-                size = copy_photo(data / PHOTOS / digest[:2] / digest, place, digest)
+                size = copy_photo(photo_file(data, digest), place, digest)
                 if size is None and digest in before:
                     size = copy_photo(old, place, digest)
             if size is not None:

@@ -89,7 +89,7 @@ def quiet(_what: str, _total: int) -> Iterator[Tick]:
 
 
 def photo_file(folder: Path, digest: str) -> Path:
-    """Where a photo is in a backup."""
+    """Where a photo is in a backup, or in a data folder."""
     return folder / PHOTOS / digest[:2] / digest
 
 

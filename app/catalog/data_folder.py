@@ -20,13 +20,14 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from app.catalog import photo_store
 from app.catalog.photo_store import PhotoStore
 from app.catalog.records import PhotoRow, ProductRow, Records
 from app.errors import CatalogError, DataFolderInUse
 from app.files import sync
 
 DATABASE, LOCK, RUNNING, RESTORING = "catalog.sqlite", "lock", "running", "restoring"
-PHOTOS, SNAPSHOTS = "photos", "snapshots"
+PHOTOS, PHOTOS_LOCK, SNAPSHOTS = "photos", photo_store.LOCK, "snapshots"
 SHOWN = 5  # products named in a log line
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from app.errors import PhotoNotFound, StorageUnavailable
 from app.files import locked, sync, write_file
 
+LOCK = "photos.lock"  # beside the folder of photos
+
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +31,7 @@ class PhotoStore:
     """Content-addressed files under one folder: `<first two digits>/<digest>`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.lock = folder, folder.with_name("photos.lock")
+        self.folder, self.lock = folder, folder.with_name(LOCK)
         folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, digest: str) -> Path:

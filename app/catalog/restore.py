@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.catalog.backup_files import DAMAGED, BackupManifest, Show, copy_photo, photo_file, quiet, verify
-from app.catalog.data_folder import DATABASE, LOCK, PHOTOS, RESTORING, RUNNING, SNAPSHOTS, cannot_be_written
+from app.catalog.data_folder import DATABASE, LOCK, PHOTOS, PHOTOS_LOCK, RESTORING, RUNNING, SNAPSHOTS, cannot_be_written
 from app.catalog.records import Records
 from app.errors import BackupError, DataFolderInUse
 from app.files import locked, sha256_of, sync, sync_tree, write_file
@@ -54,7 +54,7 @@ def restore(source: Path, data: Path, show: Show = quiet, *, force: bool = False
         raise BackupError(f"the backup was made by samesku {manifest.samesku}, which is newer than this: upgrade first.")
     try:
         data.mkdir(parents=True, exist_ok=True)
-        with locked(data / LOCK) as ours, locked(data / "photos.lock") as alone:
+        with locked(data / LOCK) as ours, locked(data / PHOTOS_LOCK) as alone:
             if not (ours and alone):
                 raise DataFolderInUse(f"the data folder {data} is in use: stop the service, or wait for the backup of it.")
             interrupted = (data / RESTORING).exists()

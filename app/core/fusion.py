@@ -88,20 +88,21 @@ class Fusion:
         return z, flags
 
     def sound(self, rows: Floats, flags: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Says which index rows can be what `fuse` made: halves of the right length, and nothing where there is no half.
+        """Says which index rows can be what `fuse` made: numbers, no half too long, and nothing where there is no half.
 
         Args:
             rows: `(n, dim)` float32.
             flags: `(n,)`.
 
         Returns:
-            `(n,)`. True proves nothing: a flipped sign changes no length.
+            `(n,)`. True proves nothing: a flipped sign changes no length, and halves may be too short (a tower that counts
+            n-grams has none to count in some titles).
         """
         image, title = rows[:, : self.image_dim], rows[:, self.image_dim :]
         with np.errstate(all="ignore"):  # what is not sound may be anything
-            image_off = np.einsum("nd,nd->n", image, image) - self.weight * (flags & HAS_IMAGE != 0)
-            title_off = np.einsum("nd,nd->n", title, title) - (1 - self.weight) * (flags & HAS_TITLE != 0)
-            sound: NDArray[np.bool_] = (np.abs(image_off) < LENGTH_SLACK) & (np.abs(title_off) < LENGTH_SLACK)
+            image_over = np.einsum("nd,nd->n", image, image) - self.weight * (flags & HAS_IMAGE != 0)
+            title_over = np.einsum("nd,nd->n", title, title) - (1 - self.weight) * (flags & HAS_TITLE != 0)
+            sound: NDArray[np.bool_] = (image_over < LENGTH_SLACK) & (title_over < LENGTH_SLACK)
         return sound
 
     def unfuse(self, rows: Floats, flags: NDArray[np.uint8]) -> Embedding:

@@ -242,6 +242,15 @@ def test_two_backups_into_one_folder_do_not_mix(stocked: Matcher, data: Path, th
     verify(there)
 
 
+def test_the_folder_may_be_the_one_that_one_is_in(
+    stocked: Matcher, data: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(data, there)
+    monkeypatch.chdir(there)
+    assert backup(data, Path()).reused == 3
+    verify(there)
+
+
 def test_no_folder_is_replaced_that_is_no_backup(stocked: Matcher, data: Path, there: Path) -> None:
     there.mkdir(parents=True)
     (there / "thesis.txt").write_text("years of work")

@@ -269,7 +269,7 @@ def test_lost_and_damaged_photos_are_reported_and_everything_else_is_embedded(op
         elif file.read_bytes() == GREEN:
             file.write_bytes(b"damaged")  # the second photo of a
     failed = embed_again(folder)
-    assert sorted(failed) == [("a", "catalog_error"), ("a", "catalog_error"), ("c", "catalog_error")]
+    assert sorted(failed) == [("a", "photo_not_found"), ("a", "photo_not_found"), ("c", "photo_not_found")]
     matcher = open_new(folder)
     by_title = matcher.match([matcher.read_query(None, "aab")], MatchOptions(0.99))[0]
     assert shown(by_title) == ["a"]

@@ -227,3 +227,25 @@ def test_a_bundle_with_one_tower_scores_by_that_tower(weight: float, image_dim: 
 def test_a_weight_that_does_not_fit_the_towers_is_refused(weight: float, image_dim: int, title_dim: int) -> None:
     with pytest.raises(ValueError, match="w must lie in"):
         Fusion(weight, image_dim, title_dim)
+
+
+def test_what_fuse_makes_is_sound_and_what_it_cannot_make_is_not() -> None:
+    fusion = Fusion(0.3, 3, 5)
+    random = np.random.default_rng(3)
+    drawn = random.normal(size=(4, 3)), random.normal(size=5)
+    images, title = (rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in drawn)
+    for embedding in (
+        Embedding(images.astype(np.float32), title.astype(np.float32)),
+        Embedding(images.astype(np.float32)),
+        Embedding(np.zeros((0, 3), np.float32), title.astype(np.float32)),
+        Embedding(images.astype(np.float32), np.zeros(5, np.float32)),  # a tower that found nothing to count
+        Embedding(images.astype(np.float16).astype(np.float32), title.astype(np.float16).astype(np.float32)),
+    ):
+        rows, flags = fusion.fuse(embedding)
+        assert fusion.sound(rows, flags).all()
+    rows, flags = fusion.fuse(Embedding(images.astype(np.float32)))
+    for wrong in (np.nan, np.inf, 1e30, -1.0):
+        for column in range(8):
+            changed = rows.copy()
+            changed[2, column] = wrong
+            assert fusion.sound(changed, flags).tolist() == [True, True, False, True]
