@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from app.errors import AppError
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 async def in_order(
     items: Sequence[Item],
-    handle: Callable[[Item], Awaitable[Result]],
+    handle: Callable[[Item], Coroutine[Any, Any, Result]],
     window: int,
     reason_to_end: Callable[[], AppError | None],
 ) -> AsyncIterator[Result]:
@@ -41,7 +41,7 @@ async def in_order(
             reason = reason_to_end()
             if reason is not None:
                 break
-            tasks.append(asyncio.ensure_future(_awaited(handle(item))))
+            tasks.append(asyncio.create_task(handle(item)))
             if len(tasks) >= window:
                 yield await tasks.pop(0)
         while tasks:
@@ -51,7 +51,3 @@ async def in_order(
             task.cancel()
     if reason is not None:
         raise reason
-
-
-async def _awaited(result: Awaitable[Result]) -> Result:
-    return await result
