@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     index_precision: Literal["float32", "float16"] = "float32"
     index_search: Literal["auto", "flat", "approximate"] = "auto"
     max_queue: Positive = 512
-    max_slowdown: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    max_slowdown: Annotated[float, Field(ge=1, le=1000)] = 3.0
     max_at_work: Annotated[int, Field(ge=0)] = 0
     max_batches: Positive = 8
     max_body_bytes: Positive = 2048 * MIB

@@ -20,8 +20,8 @@ from app.errors import AppError, Overloaded, ShuttingDown
 LEAST = 16  # requests at work that are always let in: what is slow is better than refused, for so few
 ALONE = 31  # requests that had the service to themselves, of which the median counts
 UNKNOWN_S = 0.1  # what a request takes alone, before one did
-BURST = 3  # times as many as the pace allows are let in as long as it is a burst
-BURST_LASTS = 2  # times as long as a request should take
+BURST = 4  # times as many as the pace allows are let in as long as it is a burst
+BURST_LASTS = 3  # times as long as a request should take
 WINDOW_S = 0.5  # of work, after which the pace is renewed
 MOST_RETRY_S = 30
 
