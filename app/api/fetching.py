@@ -15,9 +15,10 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from app.api.admission import outside
 from app.api.http_get import FetchFailed, connect, get, too_large
 from app.core.photo_address import Address, FetchRules, PhotoAddress
 from app.errors import ImageUrlRefused, ImageUrlUnreachable, Overloaded
@@ -136,16 +137,24 @@ class Fetcher:
             yield []
             return
         addresses = [PhotoAddress.read(url, self._rules) for url in urls]
+        async with AsyncExitStack() as stack:
+            with outside():
+                await stack.enter_async_context(self._place(bulk=bulk))
+                photos = await self._all(addresses)
+            yield photos
+
+    @asynccontextmanager
+    async def _place(self, *, bulk: bool) -> AsyncIterator[None]:
         if not bulk and self._waiting >= WAITING_FOR_ONE * self._limits.at_once:
             raise Overloaded(f"{self._waiting} requests wait for photos to be fetched: try again, or upload the photo.", 5)
-        self._waiting += not bulk
         places = self._bulk if bulk else self._single
+        self._waiting += not bulk
         try:
             await places.acquire()
         finally:
             self._waiting -= not bulk
         try:
-            yield await self._all(addresses)
+            yield
         finally:
             places.release()
 

@@ -228,7 +228,8 @@ def test_what_a_caller_who_has_gone_waits_for_is_dropped(serve: Serve, encoder: 
 def test_what_is_left_of_a_batch_is_dropped_when_its_caller_goes(serve: Serve, encoder: Photos, call: str) -> None:
     client = serve(encoder, max_batch_size=2)
     with client.stream("POST", call, **body("JSON", ["first", GATED, *(f"more {n}" for n in range(500))])) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # let go of, it would end the answer
+        next(lines)
         assert encoder.reached.wait(PATIENCE_S)
     until(lambda: client.door.inside == 0)
     assert client.door.batches == 0
