@@ -17,7 +17,8 @@ from typing import Protocol
 
 from app.errors import AppError, Overloaded, ShuttingDown
 
-LEAST = 16  # requests at work that are always let in: what is slow is better than refused, for so few
+LEAST = 16  # requests at work that are let in whatever the pace: what is slow is better than refused, for so few
+FEW = 4  # the same, while as many are refused as are answered
 ALONE = 31  # requests that had the service to themselves, of which the median counts
 UNKNOWN_S = 0.1  # what a request takes alone, before one did
 BURST = 4  # times as many as the pace allows are let in as long as it is a burst
@@ -47,6 +48,7 @@ class Places:
         self._busy_s = 0.0
         self._served = self._refused = 0
         self._retry_s = 1
+        self._flooded = False  # as many were refused lately as were answered
 
     @property
     def good_s(self) -> float:
@@ -56,7 +58,11 @@ class Places:
     @property
     def limit(self) -> int:
         """How many may be at work for long."""
-        return self._fixed or max(LEAST, self._in_good_time)
+        return self._fixed or max(self._least, self._in_good_time)
+
+    @property
+    def _least(self) -> int:
+        return FEW if self._flooded else LEAST
 
     @property
     def _in_good_time(self) -> int:
@@ -75,7 +81,7 @@ class Places:
         if now - self._crowd_s > good_s:
             self._crowd_since = now
         self._crowd_s = now
-        return self.taken < max(LEAST, BURST * self._in_good_time) and now - self._crowd_since < BURST_LASTS * good_s
+        return self.taken < max(self._least, BURST * self._in_good_time) and now - self._crowd_since < BURST_LASTS * good_s
 
     def take(self) -> float:
         """Takes a place; returns when. Raises Overloaded if there is none."""
@@ -104,6 +110,7 @@ class Places:
             self._pace = pace if self._pace is None else (self._pace + pace) / 2
             # if everybody who asks comes back after that many seconds, there are as many as can be served
             self._retry_s = min(MOST_RETRY_S, math.ceil(1 + self._refused / self._served))
+            self._flooded = self._refused >= self._served
             self._served = self._refused = 0
             self._busy_s = 0.0
 

@@ -25,6 +25,7 @@ import uvloop
 from tests.benchmarks.load import BOUNDARY, bodies, read_requests
 
 PATIENCE_S = 30.0
+USABLE_S = 2.0  # of a connection after an answer; a service may close one that is idle for longer, at any moment
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Line(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.answer: asyncio.Future[tuple[int, str]] | None = None
         self.usable = False
+        self.idle_since = 0.0
         self._got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,6 +132,7 @@ class Client:
             pass
         self._note(status, retry_after, at, (asyncio.get_running_loop().time() - self._began - at) * 1000)
         if line is not None and line.usable and status > 0:
+            line.idle_since = asyncio.get_running_loop().time()
             self._free.append(line)
         elif line is not None:
             line.transport.abort()
@@ -137,8 +140,9 @@ class Client:
     async def _line(self) -> Line:
         while self._free:
             line = self._free.pop()
-            if line.usable:
+            if line.usable and asyncio.get_running_loop().time() - line.idle_since < USABLE_S:
                 return line
+            line.transport.abort()
         return (await asyncio.get_running_loop().create_connection(Line, self._host, self._port))[1]
 
     def _note(self, status: int, retry_after: str, at: float, took_ms: float) -> None:

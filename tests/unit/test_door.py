@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.door import BURST, BURST_LASTS, LEAST, MOST_RETRY_S, WINDOW_S, Door, Places
+from app.api.door import BURST, BURST_LASTS, FEW, LEAST, MOST_RETRY_S, WINDOW_S, Door, Places
 from app.errors import AppError, Overloaded, ShuttingDown
 from tests.fakes import Clock
 
@@ -182,3 +182,26 @@ def test_batches_and_bodies_are_bounded() -> None:
         door.carry(4)
     door.carry(3)
     assert door.body_bytes == 10
+
+
+def test_a_flood_gets_fewer_places_than_a_steady_crowd() -> None:
+    clock = Clock()
+    places = Places(1.0, 0, clock)
+
+    def seconds(refused: int) -> None:
+        """In each, all who find a place are answered."""
+        for _ in range(3):
+            taken = fill(places)  # the last one is refused
+            for _ in range(refused - 1):
+                with pytest.raises(Overloaded):
+                    places.check()
+            clock.now += 1
+            for since in taken:
+                places.leave(since, served=True)
+
+    seconds(refused=1)
+    assert places.limit == LEAST
+    seconds(refused=LEAST)
+    assert places.limit == FEW
+    seconds(refused=1)
+    assert places.limit == LEAST
