@@ -26,6 +26,7 @@ from tests.benchmarks.processes import ROOT, Service
 from tests.benchmarks.stats import percentile
 from tests.soak.open_loop import run as ask
 from tests.soak.service import open_files, resident_mb, shipped, threads
+from tests.soak.test_overload import Loads
 
 pytestmark = pytest.mark.soak
 
@@ -40,8 +41,8 @@ PATIENCE_S = 120.0
 
 def test_ten_thousand_slow_and_vanishing_clients(tmp_path: Path) -> None:
     with shipped(tmp_path) as service:
-        uvloop.run(ask(service.url, RATE, 10, 1, 0))
-        before = uvloop.run(ask(service.url, RATE, QUIET_S, 2, 1000))
+        loads = Loads(service)
+        before = loads.send("half of what is sustained", loads.sustained() / 2, QUIET_S)
         memory, had_threads, had_files = resident_mb(service), threads(service), open_files(service)
         with subprocess.Popen([sys.executable, "-m", "tests.soak.test_slow_clients", service.url], cwd=ROOT) as crowd:
             accepted: list[float] = []
@@ -57,9 +58,11 @@ def test_ten_thousand_slow_and_vanishing_clients(tmp_path: Path) -> None:
                 first += 1000
             assert crowd.returncode == 0
         settle(service, had_files)
-        quiet_ms, busy_ms = percentile([ms for _, ms in before.accepted_ms], 99), percentile(accepted, 99)
+        quiet_ms, busy_ms = before.at(99), percentile(accepted, 99)
         ratio, grown_mb = busy_ms / quiet_ms, highest_mb - memory
-        print(f"\nthe others: p99 {quiet_ms:.0f} ms before, {busy_ms:.0f} ms with the swarm: {ratio:.2f} times; {statuses}")
+        print(
+            f"\nthe others: p99 {quiet_ms:.0f} ms before at {before.rate:.0f}/s, {busy_ms:.0f} ms with the swarm: {ratio:.2f} times; {statuses}"
+        )
         print(
             f"memory {grown_mb:+.0f} MB at most, {resident_mb(service) - memory:+.0f} MB after; {most_files} files at most"
         )
