@@ -1,8 +1,8 @@
 """10,000 slow and vanishing clients: others are served within the bound of a flood, and nothing is left.
 
 The others are one client who asks a question every quarter of a second. Its 99th percentile while the swarm is there is
-compared with that at half of the sustained load before, in the same run, as in `test_overload`. The swarm is a process of its own, with twice as many
-connections as the service takes.
+compared with that at half of the sustained load before, in the same run, as in `test_overload`. The swarm is
+a process of its own, with twice as many connections as the service takes.
 """
 
 from __future__ import annotations
