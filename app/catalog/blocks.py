@@ -14,7 +14,7 @@ from app.catalog.rows import SLACK, Hits, IndexOptions, merge
 from app.core.product import Floats
 
 BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
-BLAS_FROM = 4  # questions: as one matrix product with all rows they are faster than each by codes, or each with a filter
+BLAS_FROM = 4  # questions with a filter: copied out and as one matrix product, rows are searched faster than skipped
 DEPTHS = {4: 256, 16: 64}  # rows that codes name: so many for each one wanted, or one in so many; then all are searched
 LEAST_DEPTH, DOUBLINGS = 64, 2
 MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slower than one after the other
