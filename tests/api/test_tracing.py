@@ -186,14 +186,19 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
+def ask_once(matcher: Matcher, folder: Path, title: str, photo: bytes | None = None) -> None:
+    """Starts a service as the environment says, asks it one question, and stops it."""
+    app = create_app(matcher, Settings(data_dir=folder), tracing=from_environment("1.2.3"))
+    with TestClient(app) as client:
+        ask(client, title, photo)
+
+
 def test_a_collector_gets_the_traces_by_the_time_the_service_has_stopped(
     matcher: Matcher, tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-    app = create_app(matcher, Settings(data_dir=tmp_path), tracing=from_environment("1.2.3"))
-    with TestClient(app) as client:
-        ask(client, "aaa", RED)
+    ask_once(matcher, tmp_path, "aaa", RED)
     assert collector.paths == {"/v1/traces"}
     assert {"POST /match", "decode", "encode", "search", "judge", "queue"} == set(collector.names())
     resource = collector.received[0].resource_spans[0].resource
@@ -206,9 +211,7 @@ def test_the_operator_names_the_service(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://127.0.0.1:{collector.server_port}/traces")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "ours")
-    app = create_app(matcher, Settings(data_dir=tmp_path), tracing=from_environment("1.2.3"))
-    with TestClient(app) as client:
-        ask(client, "aaa")
+    ask_once(matcher, tmp_path, "aaa")
     assert collector.paths == {"/traces"}
     resource = collector.received[0].resource_spans[0].resource
     assert "ours" in {one.value.string_value for one in resource.attributes if one.key == "service.name"}
