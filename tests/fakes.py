@@ -31,6 +31,7 @@ class FakeEncoder:
     image_dim = FUSION.image_dim
     title_dim = FUSION.title_dim
     batch = 32
+    at_once = 1
 
     def __init__(self, limits: InputLimits | None = None) -> None:
         self.limits = limits or InputLimits()

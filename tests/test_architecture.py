@@ -122,6 +122,14 @@ def test_files_stay_short(file: Path) -> None:
     assert len(file.read_text("utf-8").splitlines()) <= 300
 
 
+def test_no_conflict_of_a_merge_was_committed() -> None:
+    texts = [file for kind in ("*.md", "*.toml", "*.yml", "Makefile", "Dockerfile") for file in ROOT.glob(kind)]
+    texts += [file for folder in ("app", "tests", "docs", "deploy") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    assert ROOT / "CHANGELOG.md" in texts
+    marks = re.compile(rb"^(<{7} |>{7} |={7}$)", re.MULTILINE)
+    assert [file for file in texts if marks.search(file.read_bytes())] == []
+
+
 def test_every_setting_is_documented() -> None:
     documented = set(re.findall(r"`SAMESKU_([A-Z_]+)`", (ROOT / "docs" / "settings.md").read_text("utf-8")))
     assert documented == {name.upper() for name in Settings.model_fields}

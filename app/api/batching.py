@@ -1,6 +1,6 @@
-"""A generic micro-batcher: many callers, one worker, few large batches. Knows nothing of models.
+"""A generic micro-batcher: many callers, one worker or a few, few large batches. Knows nothing of models.
 
-While the worker is busy, callers queue up; when it is free, it takes all that wait, up to a limit. An idle service
+While the workers are busy, callers queue up; when one is free, it takes all that wait, up to a limit. An idle service
 therefore answers at once, and a busy one fills its batches by itself (`wait_ms` can make it linger for more). Single
 requests do not wait for the bulk: see `app.api.lines`.
 """
@@ -43,6 +43,7 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     weight: int
     since: float
+    bulk: bool
     future: asyncio.Future[tuple[Result, Timing]]
 
     @property
@@ -51,7 +52,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Runs `work` on batches in a thread of its own. Use on one event loop.
+    """Runs `work` on batches in threads of its own. Use on one event loop.
 
     If a batch fails, its halves are tried until the items that cause the failure stand alone: only they get the
     error. Items whose callers have gone are dropped before they cost anything. A batch that gets stuck fails as a whole,
@@ -65,6 +66,7 @@ class MicroBatcher(Generic[Item, Result]):
         *,
         max_batch: int,
         max_queue: int,
+        workers: int = 1,
         wait_ms: float = 0.0,
         stuck_s: float = math.inf,
         note: Callable[[str], None] = lambda _: None,
@@ -78,9 +80,10 @@ class MicroBatcher(Generic[Item, Result]):
             work: a function of a batch that returns one result per item, in order.
             max_batch: weight of items per call of `work`; a heavier item goes alone.
             max_queue: items that may wait.
-            wait_ms: how long an incomplete batch waits for company once the worker is free.
+            workers: so many batches are worked on at the same time.
+            wait_ms: how long an incomplete batch waits for company once a worker is free.
             stuck_s: how long a batch may take before its thread is given up.
-            note: told the name whenever the worker, or its thread, has to be replaced.
+            note: told the name whenever a worker, or its thread, has to be replaced.
             observe: told the timing of each batch.
             hold: says whether a single request is being served elsewhere, so that the bulk should wait.
         """
@@ -88,8 +91,9 @@ class MicroBatcher(Generic[Item, Result]):
         self._max_batch, self._max_queue, self._wait_s = max_batch, max_queue, wait_ms / 1000
         self._queue = Lines[_Waiting[Item, Result]](max_batch)
         self._arrived = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
-        self.threads = Threads(name, stuck_s=stuck_s, note=note)
+        self._workers: list[asyncio.Task[None]] = []
+        self._slices = 0  # of the bulk that are being worked on
+        self.threads = Threads(name, workers, stuck_s=stuck_s, note=note)
         self._note = note
         self._closing = False
 
@@ -100,25 +104,27 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def alive(self) -> bool:
-        """True while the worker takes items."""
-        return self._worker is not None and not self._worker.done() and not self._closing
+        """True while the workers take items."""
+        return any(not worker.done() for worker in self._workers) and not self._closing
 
     def start(self) -> None:
-        """Starts the worker on the running event loop."""
-        self._worker = asyncio.create_task(self._keep_running(), name=f"{self.name}-worker")
+        """Starts the workers on the running event loop."""
+        name = f"{self.name}-worker"
+        self._workers = [asyncio.create_task(self._keep_running(), name=name) for _ in range(self.threads.count)]
 
     async def stop(self, within_s: float | None = None) -> None:
-        """Finishes what waits, then ends the worker. Further items are refused, and so are those not done in time.
+        """Finishes what waits, then ends the workers. Further items are refused, and so are those not done in time.
 
         Args:
             within_s: seconds; None for as long as it takes.
         """
         self._closing = True
         self._arrived.set()
-        if self._worker is not None:
-            await asyncio.wait([self._worker], timeout=within_s)
-            self._worker.cancel()
-            await asyncio.wait([self._worker])
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=within_s)
+            for worker in self._workers:
+                worker.cancel()
+            await asyncio.wait(self._workers)
         for waiting in self._queue.clear():
             if not waiting.gone:
                 waiting.future.set_exception(ShuttingDown())
@@ -145,7 +151,7 @@ class MicroBatcher(Generic[Item, Result]):
             raise Overloaded(f"{self._max_queue} items wait already: try again in a moment.")
         future: asyncio.Future[tuple[Result, Timing]] = asyncio.get_running_loop().create_future()
         now_s = time.perf_counter()
-        self._queue.add(_Waiting(item, weight, now_s, future), now_s, bulk=bulk)
+        self._queue.add(_Waiting(item, weight, now_s, bulk, future), now_s, bulk=bulk)
         self._arrived.set()
         return await future
 
@@ -163,13 +169,19 @@ class MicroBatcher(Generic[Item, Result]):
             await self._arrived.wait()
             if self._wait_s and len(self._queue) < self._max_batch and not self._closing:
                 await asyncio.sleep(self._wait_s)
-            batch = self._queue.take(time.perf_counter(), held=not self._closing and self._hold())
+            batch = self._take()
             if not self._queue and not self._closing:
                 self._arrived.clear()
             if batch:
                 await self._handle(batch)
             elif self._queue:
                 await self._linger()
+
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        """Returns the next batch. While single requests come now and then, the bulk leaves all workers but one to them."""
+        now_s = time.perf_counter()
+        shared = self._slices > 0 and self._queue.slice(now_s) < self._max_batch
+        return self._queue.take(now_s, held=not self._closing and (shared or self._hold()))
 
     async def _linger(self) -> None:
         """Waits for a moment while the bulk is held back; newcomers end it."""
@@ -181,6 +193,7 @@ class MicroBatcher(Generic[Item, Result]):
     async def _handle(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
         items = [waiting.item for waiting in batch]
+        self._slices += batch[0].bulk
         try:
             outcomes = await self.threads.run(partial(self._bisect, items))
         except asyncio.CancelledError:  # the service stops, and this takes too long
@@ -189,6 +202,8 @@ class MicroBatcher(Generic[Item, Result]):
         except Exception as error:  # it got stuck: nobody may be left waiting
             log.exception("%s worker failed", self.name)
             outcomes = [error] * len(batch)
+        finally:
+            self._slices -= batch[0].bulk
         ended = time.perf_counter()
         timing = Timing(0.0, 0.0, 0)
         for waiting, outcome in zip(batch, outcomes, strict=True):

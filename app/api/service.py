@@ -70,8 +70,9 @@ class Service:
         limits: dict[str, Any] = {"max_batch": settings.max_batch_size, "max_queue": settings.max_queue}
         limits |= watched | {"hold": lambda: self._in_person > 0}
         self._embedder = MicroBatcher[Prepared, Embedding](
-            "encode", matcher.embed, observe=lambda t: note("encode", t), wait_ms=settings.batch_wait_ms, **limits
-        )
+            "encode", matcher.embed, workers=matcher.encoder.at_once, observe=lambda t: note("encode", t),
+            wait_ms=settings.batch_wait_ms, **limits,
+        )  # fmt: skip
         self._searcher = MicroBatcher[Asked, Found]("search", self._search, observe=lambda t: note("search", t), **limits)
         self._threads = (
             self._decoders, self._bulk_decoders, self._embedder.threads, self._searcher.threads, self._writer,

@@ -61,7 +61,7 @@ class Threads:
             clock: seconds, from any start.
         """
         self._note = note
-        self.name, self._count, self._stuck_s, self._clock = name, count, stuck_s, clock
+        self.name, self.count, self._stuck_s, self._clock = name, count, stuck_s, clock
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._seats: set[_Seat] = set()
         self._given_up: set[_Seat] = set()
@@ -87,7 +87,7 @@ class Threads:
         """
         if self.exhausted or self._closed:
             raise NotReady(f"the {self.name} workers are stuck or stopped: the service must be started again.")
-        while len(self._seats) < self._count:
+        while len(self._seats) < self.count:
             self._seat()
         loop = asyncio.get_running_loop()
         job: _Job[Result] = _Job(work, loop.create_future(), loop)

@@ -16,6 +16,7 @@ class Encoder(Protocol):
     title_dim: int
     limits: InputLimits
     batch: int  # photos or titles that the towers take at once
+    at_once: int  # batches of different callers that are embedded at the same time: more are no faster
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         """Checks, decodes and frames a photo; a model without an image tower returns no pixels.

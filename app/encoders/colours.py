@@ -43,9 +43,9 @@ def colour_histogram(photos: Tensor, maps: Tensor) -> Tensor:
         light, across, along = (
             _soft(channel, *how) for channel, how in zip(_lab(small).unbind(1), _RANGES, strict=True)
         )  # fmt: skip
-        hues = torch.einsum("npa,npb->npab", across, along).flatten(2)
-        shares = torch.bmm((light * weights[:, :, None]).transpose(1, 2), hues).flatten(1)
-        return shares.sqrt()
+        # of three factors per pixel the two smaller ones are multiplied first
+        shades = ((light * weights[:, :, None])[:, :, :, None] * across[:, :, None, :]).flatten(2)
+        return torch.bmm(shades.transpose(1, 2), along).flatten(1).sqrt()
 
 
 def _lab(photos: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 LEAST_COSINE = 0.999  # between a converted tower and PyTorch
 
-_TITLES_TOGETHER = 4  # measured in docs/performance.md: a call costs as much as 8 tokens, padding costs what words do
 _PROBE_TITLES = ("a", "Sepatu lari pria 42", "Rice 1kg, 2 x 500 ml \u7c73", "long title " * 200)
 
 Inputs = tuple[NDArray[Any], ...]
@@ -107,7 +106,7 @@ class _ConvertedTitle:
         self._run, self._spec, self._ngrams = run, spec, ngrams
 
     def __call__(self, batch: TitleBatch) -> Tensor:
-        own = by_length(batch.ids, batch.mask, _TITLES_TOGETHER, self._words)
+        own = by_length(batch.ids, batch.mask, self._words, self._run.streams)
         return joined(self._spec, own, None if self._ngrams is None else self._ngrams(batch.ngrams))
 
     def _words(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -270,7 +269,7 @@ def _open(source: _Source, runtime: Runtime, cache: EngineCache | None) -> Compi
     how = f"openvino {engine.version()} fp32"
 
     def compiled(model: Any, wanted: Floats) -> Compiled:
-        found = engine.Compiled(model, runtime.threads)
+        found = engine.Compiled(model, runtime.threads, runtime.streams)
         if not agrees(found, source.probes, wanted, LEAST_COSINE):
             raise engine.CannotConvert(f"the vectors are not those of PyTorch (cosine below {LEAST_COSINE})")
         return found

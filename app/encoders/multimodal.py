@@ -72,7 +72,9 @@ class MultimodalEncoder:
         """
         self.spec, self.runtime, self.limits = spec, runtime, limits or InputLimits()
         self.image_dim, self.title_dim, self.batch = spec.image_dim, spec.title_dim, runtime.batch
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="titles") if runtime.side_by_side else None
+        self.at_once = runtime.streams
+        beside = runtime.streams > 1
+        self._beside = ThreadPoolExecutor(runtime.streams, thread_name_prefix="titles") if beside else None
         self._framings = Framings([tower.preprocessing for tower, _ in spec.image_towers()])
         self._images = [
             _PlacedImage(place_image(tower, folder, runtime, cache), share**0.5, framing)

@@ -38,19 +38,18 @@ class Compiled:
     """A model, ready to run. May be called from several threads: each call has a request of its own.
 
     Attributes:
-        streams: so many calls run at the same time, each with its share of the threads; others wait. Two where there are
-            threads for them: two calls on a core each are done sooner than one after the other on both, whose threads
-            wait for each other at every layer, and photos and titles may run beside each other.
+        streams: so many calls run at the same time, each with its share of the threads; others wait.
     """
 
-    def __init__(self, model: Any, threads: int) -> None:
+    def __init__(self, model: Any, threads: int, streams: int) -> None:
         """Compiles.
 
         Args:
             model: what `convert` or `read` returned.
             threads: of all streams.
+            streams: see the class.
         """
-        self.streams = min(2, threads)
+        self.streams = streams
         how = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": self.streams,

@@ -34,9 +34,13 @@ class Runtime:
     threads: int = 0
 
     @property
-    def side_by_side(self) -> bool:
-        """True if two towers at the same time are done sooner than one after the other."""
-        return self.engine == "openvino" and self.threads > 1
+    def streams(self) -> int:
+        """So many calls of the towers at the same time are done sooner than one after the other.
+
+        Two where OpenVINO has threads for them: two calls on a core each are done sooner than one after the other on both,
+        whose threads wait for each other at every layer. PyTorch's threads do so, and a GPU has one line of work.
+        """
+        return min(2, self.threads) if self.engine == "openvino" else 1
 
     @property
     def name(self) -> str:

@@ -18,7 +18,9 @@ from app.core.spec import TitleSpec
 from app.encoders.ngrams import NgramPart, NgramReader, Ngrams
 from app.encoders.runtime import sent
 
-_PART = 16  # titles read together on a CPU: measured in docs/performance.md
+# measured in docs/performance.md
+_CALL_TOKENS = 24  # a call of the transformer costs as much as so many tokens
+_SPLIT_TOKENS = 64  # with fewer for each of two calls at the same time, one call for all is cheaper than it is slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,12 @@ class TitleTower(nn.Module):
     def features(self, batch: TitleBatch) -> Tensor:
         """Returns masked mean-pooled features, `(n, features)`, before projection and normalisation.
 
-        On a CPU a batch is read in parts of similar length, each cut to its longest title: one long title makes all
-        others of its part as expensive. A GPU does the whole batch in one go sooner than several small parts.
+        On a CPU a batch is read in parts of similar length: one long title makes all others of its part as expensive. A
+        GPU does the whole batch in one go sooner than several small parts.
         """
-        together = _PART if batch.ids.device.type == "cpu" else len(batch.ids)
-        return by_length(batch.ids, batch.mask, together, lambda parts: [self._pooled(*part) for part in parts])
+        if batch.ids.device.type != "cpu":
+            return self._pooled(batch.ids, batch.mask)
+        return by_length(batch.ids, batch.mask, lambda parts: [self._pooled(*part) for part in parts])
 
     def own(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Returns the transformer's part of the vectors, `(n, own_dim)` unit rows, of titles that are read together."""
@@ -102,25 +105,43 @@ def joined(spec: TitleSpec, own: Tensor, ngrams: Tensor | None) -> Tensor:
 Parts = Sequence[tuple[Tensor, Tensor]]  # ids and mask of each
 
 
-def by_length(ids: Tensor, mask: Tensor, together: int, read: Callable[[Parts], Sequence[Tensor]]) -> Tensor:
+def by_length(ids: Tensor, mask: Tensor, read: Callable[[Parts], Sequence[Tensor]], at_once: int = 1) -> Tensor:
     """Reads titles in parts of similar length, each cut to its longest title.
 
     Args:
         ids: `(n, tokens)`, padded at the end.
         mask: `(n, tokens)`, 1 where there is a token.
-        together: the largest number of titles in a part.
         read: all parts -> for each of them, one row per title.
+        at_once: how many parts can be read at the same time: there are as many, if they are worth it.
 
     Returns:
         The rows in the order of the titles.
     """
-    if len(ids) <= together:
-        return read([(ids, mask)])[0]
     lengths = mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
-    parts = torch.split(order, together)
+    parts = torch.split(order, _sizes(lengths[order].tolist(), at_once))
     rows = read([(ids[part, : lengths[part[0]]], mask[part, : lengths[part[0]]]) for part in parts])
     return torch.cat(list(rows))[order.argsort()]
+
+
+def _sizes(lengths: Sequence[int], at_once: int) -> list[int]:
+    """Returns how many titles each part has, so that calls and padding together cost least.
+
+    Args:
+        lengths: tokens of each title, the longest first.
+        at_once: see `by_length`.
+    """
+    most = -(-len(lengths) // max(1, min(at_once, sum(lengths) // _SPLIT_TOKENS)))
+    cheapest = [(0, 0)]  # of the first 0, 1, ... titles: what they cost, and where their last part begins
+    for end in range(1, len(lengths) + 1):
+        starts = range(max(0, end - most), end)
+        cheapest.append(min((cheapest[at][0] + _CALL_TOKENS + lengths[at] * (end - at), at) for at in starts))
+    sizes, end = list[int](), len(lengths)
+    while end:
+        start = cheapest[end][1]
+        sizes.append(end - start)
+        end = start
+    return sizes[::-1]
 
 
 class TitleTokens:

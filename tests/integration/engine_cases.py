@@ -139,7 +139,7 @@ def test_two_streams_give_what_one_gives(made: Shelf) -> None:
         one, two = made.open("openvino"), made.open("openvino", threads=2)
     finally:
         torch.set_num_threads(before)
-    assert (one.runtime.side_by_side, two.runtime.side_by_side) == (False, True)
+    assert (one.at_once, two.at_once) == (1, 2)
     check_same(one, two)
     seen, read = two.embed(pixels(two) * 5, TITLES * 3)
     np.testing.assert_allclose(seen, np.tile(one.embed_photos(pixels(one)), (5, 1)), atol=1e-5)
@@ -149,7 +149,7 @@ def test_two_streams_give_what_one_gives(made: Shelf) -> None:
 def test_a_call_that_fails_leaves_the_others_of_its_kind_alone() -> None:
     rows = np.random.default_rng(0).random((8, 4), np.float32)
     model = engine.convert(_Doubling().eval(), [torch.rand(2, 4)], [(-1, 4)])
-    run = engine.Compiled(model, 2)
+    run = engine.Compiled(model, 2, 2)
     for _ in range(3):
         with pytest.raises(RuntimeError):
             run.each([(rows[:1],), (rows[:2],), (rows[:2, :3].copy(),), (rows[2:],)])

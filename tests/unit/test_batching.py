@@ -260,6 +260,43 @@ def test_a_worker_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) ->
     run(scenario)
 
 
+def test_two_workers_take_what_waits_at_the_same_time() -> None:
+    meeting = threading.Barrier(2, timeout=GUARD_S)
+
+    def together(items: Sequence[int]) -> list[int]:
+        meeting.wait()  # two batches, or it breaks
+        return doubled(items)
+
+    async def main() -> None:
+        batcher = Batcher("test", together, max_batch=1, max_queue=9, workers=2)
+        batcher.start()
+        assert await results([asyncio.create_task(batcher.submit(n)) for n in range(4)]) == [0, 2, 4, 6]
+        await asyncio.wait_for(batcher.stop(), GUARD_S)
+        assert not batcher.alive
+
+    asyncio.run(main())
+
+
+def test_the_bulk_leaves_a_worker_to_single_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.api.lines.HOLD_S", 10 * GUARD_S)
+    gate = Gate()
+
+    async def main() -> None:
+        work = lambda items: gate(items) if {0, 8} & set(items) else doubled(items)  # noqa: E731
+        batcher = Batcher("test", work, max_batch=8, max_queue=9, workers=2)
+        batcher.start()
+        assert (await batcher.submit(1))[0] == 2  # somebody asked a moment ago: slices are small
+        bulk = [asyncio.create_task(batcher.submit(n, bulk=True)) for n in (0, 7, 8)]
+        await passed(gate.entered)
+        assert (await asyncio.wait_for(batcher.submit(3), GUARD_S))[0] == 6
+        assert gate.batches == [[0, 7]]
+        gate.opened.set()
+        assert await results(bulk) == [0, 14, 16]
+        await asyncio.wait_for(batcher.stop(), GUARD_S)
+
+    asyncio.run(main())
+
+
 def test_a_stop_that_takes_too_long_tells_those_who_wait() -> None:
     gate = Gate()
 

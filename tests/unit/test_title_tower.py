@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, combinations, pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from app.core.spec import EncoderSpec, FusionSpec
 from app.encoders import pretrained
 from app.encoders.multimodal import load_title_tower
-from app.encoders.title import TitleTokens, TitleTower, by_length
+from app.encoders.title import _CALL_TOKENS, TitleTokens, TitleTower, _sizes, by_length
 from tests import tiny
 
 
@@ -56,9 +57,9 @@ def test_short_titles_do_not_pay_for_long_ones(parts: tuple[TitleTower, TitleTok
     assert int(batch.mask.sum()) <= sum(read) < 0.8 * batch.ids.numel()
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 10))
-def test_parts_come_back_in_order_and_are_cut_to_their_longest(lengths: list[int], together: int) -> None:
-    mask = (torch.arange(12)[None, : max(lengths)] < torch.tensor(lengths)[:, None]).long()
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 4))
+def test_parts_come_back_in_order_and_are_cut_to_their_longest(lengths: list[int], at_once: int) -> None:
+    mask = (torch.arange(60)[None, : max(lengths)] < torch.tensor(lengths)[:, None]).long()
     ids = torch.arange(1, len(lengths) + 1)[:, None] * mask
     sizes = list[int]()
 
@@ -69,7 +70,32 @@ def test_parts_come_back_in_order_and_are_cut_to_their_longest(lengths: list[int
             sizes.append(len(part))
         return [torch.stack([part.amax(1), known.sum(1)], dim=1) for part, known in parts]
 
-    rows = by_length(ids, mask, together, read)
+    rows = by_length(ids, mask, read, at_once)
     assert rows.tolist() == [[n + 1, length] for n, length in enumerate(lengths)]
-    assert max(sizes) <= together
     assert sum(sizes) == len(lengths)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "at_once", "wanted"),
+    [
+        ([20] * 8, 1, [8]),
+        ([20] * 8, 2, [4, 4]),
+        ([20] * 7, 2, [3, 4]),
+        ([5] * 8, 2, [8]),  # 40 tokens are not worth two calls
+        ([30, 30, 10, 10], 1, [2, 2]),  # 40 of padding are dearer than a call
+        ([30, 30, 10], 1, [3]),  # 20 are not
+    ],
+)
+def test_titles_are_cut_where_it_pays(lengths: list[int], at_once: int, wanted: list[int]) -> None:
+    assert _sizes(lengths, at_once) == wanted
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9))
+def test_no_cut_is_cheaper(lengths: list[int]) -> None:
+    lengths.sort(reverse=True)
+
+    def cost(ends: tuple[int, ...]) -> int:
+        return sum(_CALL_TOKENS + lengths[start] * (end - start) for start, end in pairwise((0, *ends, len(lengths))))
+
+    every = [ends for count in range(len(lengths)) for ends in combinations(range(1, len(lengths)), count)]
+    assert cost(tuple(accumulate(_sizes(lengths, 1)))[:-1]) == min(map(cost, every))
