@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.catalog.records import AttributeRow, PhotoRow, ProductRow, VectorRow, stored_photo, stored_product
@@ -18,6 +18,7 @@ from app.core.product import Photo, Product, Scalar, canonical
 from app.errors import CatalogError, ProductNotFound
 
 READ_ROWS = 5000
+_ONE = select(ProductRow).where(ProductRow.catalog_pk == bindparam("catalog"), ProductRow.id == bindparam("product"))
 _PRODUCTS = select(
     ProductRow.pk, ProductRow.id, ProductRow.title, ProductRow.attributes, ProductRow.created_at, ProductRow.updated_at
 )
@@ -28,7 +29,7 @@ _PHOTOS = select(
 
 def product_row(session: Session, catalog_pk: int, product_id: str) -> ProductRow:
     """Returns a product of a catalog. Raises ProductNotFound."""
-    row = session.scalar(select(ProductRow).where(ProductRow.catalog_pk == catalog_pk, ProductRow.id == product_id))
+    row = session.scalar(_ONE, {"catalog": catalog_pk, "product": product_id})
     if row is None:
         raise ProductNotFound(f"there is no product '{product_id}' in that catalog.")
     return row

@@ -20,6 +20,7 @@ from app.commands.common import (
     progress,
     show_bad_rows,
 )
+from app.commands.cores import share_cores
 from app.core.product import DEFAULT_CATALOG
 from app.settings import Settings
 
@@ -43,6 +44,7 @@ def index(
     settings = Settings() if bundle is None else Settings(bundle=bundle)
     if reembed == (file is not None):
         raise typer.BadParameter("give either a FILE to index, or --reembed.")
+    share_cores()
     if file is None:
         _reembed(settings)
         return

@@ -22,6 +22,7 @@ from app.commands.common import (
     console,
     progress,
 )
+from app.commands.cores import share_cores
 from app.core.answer import Answer, Match
 from app.core.product import DEFAULT_CATALOG
 from app.errors import InvalidInput
@@ -46,6 +47,7 @@ def match(
     bundle: BundleDir = None,
 ) -> None:
     """Match a table of queries. A query that cannot be read gets a row with the error; the rest goes on."""
+    share_cores()
     from app.bootstrap import build_matcher, product_limits
     from app.bulk import match_rows
     from app.listings import count_rows, read_table

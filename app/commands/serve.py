@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 from typing import Annotated, Any
 
 import typer
-from threadpoolctl import ThreadpoolController
 
+from app.commands.cores import share_cores
 from app.settings import Settings
 
 
@@ -18,7 +17,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Default: SAMESKU_PORT or 8000; 0 takes a free one.")] = None,
 ) -> None:
     """Serve the API. Settings come from SAMESKU_* variables; see docs/settings.md."""
-    _share_cores()
+    share_cores()
     from app import __version__
     from app.api.app import create_app
     from app.api.server import make_server
@@ -43,19 +42,6 @@ def serve(
         make_server(app, settings).run()
     finally:
         keys.close()
-
-
-def _share_cores() -> None:
-    """Keeps helper threads from taking the cores that others need: towers, search and requests run at the same time.
-
-    OpenMP (in FAISS and PyTorch) lets threads that have nothing to do go round in circles, which it is told before it is
-    loaded; the BLAS of NumPy and SciPy splits products of a few thousand numbers among all cores, and then waits for the
-    slowest.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import scipy.linalg  # noqa: F401 - loads both, so that both can be told
-
-    ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)
 
 
 def kept_to_itself(settings: Settings, has_keys: bool) -> Settings:

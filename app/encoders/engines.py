@@ -54,6 +54,7 @@ class _Source:
         shapes: of its inputs, -1 where any size is allowed.
         probes: inputs whose outputs are compared, of other sizes than `example`.
         sizes: of the inputs' first dimensions, for an engine that has to know them.
+        alone: a row on one thread is done as soon as one of several, each of which is prepared for its number.
     """
 
     name: str
@@ -62,6 +63,7 @@ class _Source:
     shapes: tuple[tuple[int, ...], ...]
     probes: tuple[Inputs, ...]
     sizes: tuple[Sizes, ...] = ()
+    alone: bool = False
 
 
 class _Pixels(nn.Module):
@@ -90,13 +92,11 @@ class _Words(nn.Module):
 class _ConvertedImage:
     """`(n, 3, size, size)` uint8 pixels -> `(n, dim)` float32 unit vectors, like `ImageTower`."""
 
-    def __init__(self, run: Compiled, together: int) -> None:
-        self._run, self._together = run, together
+    def __init__(self, run: Compiled) -> None:
+        self._run = run
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        rows = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
-        parts = [(rows[start : start + self._together],) for start in range(0, len(rows), self._together)]
-        return torch.from_numpy(np.concatenate(self._run.each(parts)))
+        return torch.from_numpy(self._run(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())))
 
 
 class _ConvertedTitle:
@@ -141,8 +141,7 @@ def place_image(spec: ImageSpec, folder: Path, runtime: Runtime, cache: EngineCa
         source = _image_source(spec, folder)
         run = _open(source, runtime, cache)
         if run is not None:
-            # on one thread, photos together are no faster, and every new number of them must be prepared
-            return _ConvertedImage(run, together=runtime.threads // run.streams)
+            return _ConvertedImage(run)
     if runtime.device.type == "cuda":
         captured = _capture(_image_source(spec, folder), runtime.device)
         if captured is not None:
@@ -175,7 +174,7 @@ def _image_source(spec: ImageSpec, folder: Path) -> _Source:
     return _Source(
         Path(spec.weights).stem,
         lambda: _Pixels(build_image_tower(spec, folder)).eval().requires_grad_(False),
-        (photos[:2],), ((-1, size, size, 3),), ((photos[2:],), (photos,)), (PHOTOS,),
+        (photos[:2],), ((-1, size, size, 3),), ((photos[2:],), (photos,)), (PHOTOS,), alone=True,
     )  # fmt: skip
 
 
@@ -268,8 +267,10 @@ def _open(source: _Source, runtime: Runtime, cache: EngineCache | None) -> Compi
 
     how = f"openvino {engine.version()} fp32"
 
+    together = runtime.threads // runtime.streams if source.alone else 0
+
     def compiled(model: Any, wanted: Floats) -> Compiled:
-        found = engine.Compiled(model, runtime.threads, runtime.streams)
+        found = engine.Compiled(model, runtime.threads, runtime.streams, together)
         if not agrees(found, source.probes, wanted, LEAST_COSINE):
             raise engine.CannotConvert(f"the vectors are not those of PyTorch (cosine below {LEAST_COSINE})")
         return found

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -41,15 +42,19 @@ class Compiled:
         streams: so many calls run at the same time, each with its share of the threads; others wait.
     """
 
-    def __init__(self, model: Any, threads: int, streams: int) -> None:
+    def __init__(self, model: Any, threads: int, streams: int, together: int = 0) -> None:
         """Compiles.
 
         Args:
             model: what `convert` or `read` returned.
             threads: of all streams.
             streams: see the class.
+            together: rows of a call; more are cut into several calls. 0: as many as there are.
         """
-        self.streams = streams
+        self.streams, self._together = streams, together
+        if together == 1:  # with nothing left open, steps from element to element are joined: a photo takes a fifth less
+            model = model.clone()
+            model.reshape({one.any_name: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
         how = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": self.streams,
@@ -63,8 +68,9 @@ class Compiled:
         self._idle: deque[Any] = deque()
 
     def __call__(self, *inputs: NDArray[Any]) -> Floats:
-        """Returns the model's one output for C-contiguous inputs. Raises RuntimeError."""
-        return self.each([inputs])[0]
+        """Returns the model's one output for C-contiguous inputs of any number of rows. Raises RuntimeError."""
+        rows, together = len(inputs[0]), self._together or len(inputs[0])
+        return np.concatenate(self.each([[one[at : at + together] for one in inputs] for at in range(0, rows, together)]))
 
     def each(self, calls: Sequence[Sequence[NDArray[Any]]]) -> list[Floats]:
         """Returns the outputs of several calls, on all streams. Raises RuntimeError if one of them fails."""

@@ -9,8 +9,8 @@ import sys
 
 PROGRAM = """
 import json, os, threadpoolctl
-from app.commands.serve import _share_cores
-_share_cores()
+from app.commands.cores import share_cores
+share_cores()
 pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["prefix"] == "libscipy_openblas"]
 print(json.dumps([os.environ["OMP_WAIT_POLICY"], pools]))
 """
