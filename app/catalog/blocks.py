@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +30,22 @@ Usable = NDArray[np.bool_] | None  # which rows may answer; None for all
 class Blocks:
     """Rows by position; a removed row's place is taken by the last one. Slots of `Hits` are positions here."""
 
-    def __init__(self, dim: int, options: IndexOptions | None = None) -> None:
+    def __init__(self, dim: int, options: IndexOptions | None = None, about: Sequence[slice] = (slice(None),)) -> None:
         """Makes no block yet.
 
         Args:
             dim: columns.
+            about: columns that questions may be about, each with lists of its own in an approximate search. The last ones
+                answer all other questions: rows have zeros elsewhere.
             options: how they are stored and searched. Rows in float16 have no codes: they would take half as much again,
                 and twice as many rows go through memory in a second already.
         """
-        self._dim, self._options = dim, options or IndexOptions()
+        self._dim, self._options, self._about = dim, options or IndexOptions(), about
         self._half = self._options.precision == "float16"
         self.keys = np.zeros(0, np.int64)
         self._blocks: list[FlatBlock] = []
         self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
-        self._lists: Lists | None = None
+        self._lists: list[Lists] = []  # none, or for all columns that questions may be about
         self._asked = self._in_vain = 0
 
     def __len__(self) -> int:
@@ -53,21 +55,24 @@ class Blocks:
     @property
     def exact(self) -> bool:
         """False if a search may miss a row."""
-        return self._lists is None
+        return not self._lists
 
     def prepare(self) -> None:
         """Makes the lists of an approximate search, if they are wanted and missing, or worn."""
         wanted = self._options.search == "approximate" and len(self) >= self._options.lists_from
-        if wanted and (self._lists is None or self._lists.worn):
+        if wanted and (not self._lists or self._lists[0].worn):
             some = np.random.default_rng(0).choice(len(self), min(len(self), SAMPLE), replace=False)
-            self._lists = Lists(len(self), (matrix for _, matrix in self.parts()), self.vectors(some))
+            sample = self.vectors(some)
+            self._lists = [
+                Lists(len(self), (matrix for _, matrix in self.parts()), sample, columns) for columns in self._about
+            ]
         elif len(self) < self._options.lists_from // 2:
-            self._lists = None
+            self._lists = []
 
     def add(self, keys: NDArray[np.int64], vectors: Floats) -> None:
         """Adds `(n, dim)` rows at the end."""
-        if self._lists is not None:
-            self._lists.add(np.arange(len(self), len(self) + len(keys)), vectors)
+        for lists in self._lists:
+            lists.add(np.arange(len(self), len(self) + len(keys)), vectors)
         self.keys = np.concatenate([self.keys, keys])
         done = 0
         while done < len(vectors):
@@ -83,16 +88,16 @@ class Blocks:
         """Removes rows."""
         for position in sorted(positions.tolist(), reverse=True):  # so the last row is never one that is still to go
             last = len(self.keys) - 1
-            if self._lists is not None:
-                self._lists.remove(np.unique([position, last]))
+            for lists in self._lists:
+                lists.remove(np.unique([position, last]))
             if position < last:
                 self.keys[position] = self.keys[last]
                 n, place = divmod(position, BLOCK)
                 self._blocks[n].matrix()[place] = self._blocks[-1].matrix()[-1]
                 if n < len(self._codes):
                     self._codes[n].replace(place)
-                if self._lists is not None:
-                    self._lists.add(np.array([position]), self._blocks[n].matrix()[place : place + 1])
+                for lists in self._lists:
+                    lists.add(np.array([position]), self._blocks[n].matrix()[place : place + 1])
             self._pop()
 
     def _pop(self) -> None:
@@ -145,10 +150,10 @@ class Blocks:
         usable = None if allowed is None else np.isin(self.keys, allowed)
         if usable is not None and usable.all():
             usable = None
-        if usable is not None and (self._lists is None or np.count_nonzero(usable) <= FEW_ROWS):
+        if usable is not None and (not self._lists or np.count_nonzero(usable) <= FEW_ROWS):
             return self._search_some(questions, bounds, k, usable)
-        if self._lists is not None:
-            return self._filled(self._by_lists(self._lists, questions, bounds, k, usable), questions, bounds, k, usable)
+        if self._lists:
+            return self._filled(self._by_lists(questions, bounds, k, usable), questions, bounds, k, usable)
         if not len(questions) or not self._coded() or not self._codes_help():
             return self._search_all(questions, bounds, k)
         found = self._by_codes(questions, bounds, k)
@@ -169,13 +174,13 @@ class Blocks:
         rest = iter(self._search_some(questions[left], bounds[left], k, usable))
         return [next(rest) if hits is None else hits for hits in found]
 
-    def _by_lists(
-        self, lists: Lists, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable
-    ) -> list[Hits | None]:
+    def _by_lists(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits | None]:
         """Finds most of what is wanted; None where it may be more than was looked for."""
         depth = max(k, LEAST_DEPTH) * LISTS_DEPTH
         found: list[Hits | None] = []
-        for question, bound, near in zip(questions, bounds.tolist(), lists.search(questions, depth, usable), strict=True):
+        for question, bound in zip(questions, bounds.tolist(), strict=True):
+            lists = next((lists for lists in self._lists if lists.suit(question)), self._lists[-1])
+            near = lists.search(question, depth, usable)
             hits = self._looked_up(question, Hits(near.slots, near.scores + MISJUDGED, near.beyond), bound, k)
             found.append(None if np.count_nonzero(hits.scores >= bound) > depth // 2 else hits)
         return found

@@ -49,7 +49,8 @@ class FlatBlock:
 
     def add(self, vectors: Floats) -> None:
         """Adds `(n, dim)` rows at the end; float16 from a block like this one are taken as they are."""
-        self._index.add(np.ascontiguousarray(vectors, np.float32))
+        # of two float16 that are as near, FAISS takes the larger one, and all others the even one
+        self._index.add(np.ascontiguousarray(np.asarray(vectors, self._dtype), np.float32))
 
     def matrix(self) -> NDArray[Any]:
         """Returns the `(n, dim)` rows as they are stored, float32 or float16; a view, valid until the next change."""

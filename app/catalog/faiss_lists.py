@@ -22,22 +22,24 @@ LISTS = 256
 SAMPLE_EACH, ROUNDS = 64, 8  # rows per list, and rounds, that centres are found with
 SAMPLE = LISTS * SAMPLE_EACH
 PROBES = 32  # lists that are read for a question; a quarter of them finds hardly more matches
-PARTIAL_PROBES = 128  # of a question about one half of the rows: the lists are of rows that are near as a whole
 QUERY_BITS = 4
 REMADE_AFTER = 2  # rows added since, for each row that the centres were found with
 
 
 class Lists:
-    """Lists of rows by position. Not thread-safe: the catalog holds a lock."""
+    """Lists of rows by position, of rows that are near in some columns. Not thread-safe: the catalog holds a lock."""
 
-    def __init__(self, count: int, parts: Iterator[Floats], sample: Floats) -> None:
+    def __init__(self, count: int, parts: Iterator[Floats], sample: Floats, columns: slice = slice(None)) -> None:
         """Finds centres and fills the lists.
 
         Args:
             count: rows.
             parts: all rows, in order.
             sample: some of them, `(n, dim)`, that stand for all.
+            columns: what questions are about; they have zeros elsewhere.
         """
+        self._columns = columns
+        sample = sample[:, columns]
         dim = sample.shape[1]
         self._centres = faiss.IndexFlatIP(dim)  # FAISS does not keep it alive by itself
         self._index: Any = faiss.IndexIVFRaBitQ(
@@ -61,35 +63,34 @@ class Lists:
 
     def add(self, positions: Positions, vectors: NDArray[Any]) -> None:
         """Adds rows, `(n,)` and `(n, dim)`."""
-        self._index.add_with_ids(spread(np.asarray(vectors, np.float32)), positions)
+        self._index.add_with_ids(spread(np.asarray(vectors[:, self._columns], np.float32)), positions)
         self._added += len(positions)
 
     def remove(self, positions: Positions) -> None:
         """Removes rows."""
         self._index.remove_ids(faiss.IDSelectorArray(positions))
 
-    def search(self, questions: Floats, depth: int, usable: NDArray[np.bool_] | None = None) -> list[Hits]:
+    def suit(self, question: Floats) -> bool:
+        """Says whether a question, `(dim,)`, is about these columns only."""
+        return bool(np.count_nonzero(question) == np.count_nonzero(question[self._columns]))
+
+    def search(self, question: Floats, depth: int, usable: NDArray[np.bool_] | None = None) -> Hits:
         """Finds rows that are probably near.
 
         Args:
-            questions: `(n, dim)` float32.
-            depth: how many rows for each.
+            question: `(dim,)` float32.
+            depth: how many rows.
             usable: `(rows,)` which rows may answer; None for all.
 
         Returns:
             Rows with estimates of their inner products, the last of which stands for what was not found.
         """
-        found: list[Hits] = []
         params = faiss.IVFRaBitQSearchParameters()
-        params.qb = QUERY_BITS
+        params.qb, params.nprobe = QUERY_BITS, min(PROBES, self._index.nlist)
         if usable is not None:
             selector = selector_of(usable)  # a name keeps it alive, as the parameters do not
             params.sel = selector
-        for question in questions:
-            partial = np.count_nonzero(question) < 0.9 * question.size
-            params.nprobe = min(PARTIAL_PROBES if partial else PROBES, self._index.nlist)
-            scores, slots = self._index.search(spread(question[None]), depth, params=params)
-            real = slots[0] >= 0
-            beyond = float(scores[0, -1]) if real.all() else -np.inf
-            found.append(Hits(slots[0][real], scores[0][real], beyond))
-        return found
+        scores, slots = self._index.search(spread(question[None, self._columns]), depth, params=params)
+        real = slots[0] >= 0
+        beyond = float(scores[0, -1]) if real.all() else -np.inf
+        return Hits(slots[0][real], scores[0][real], beyond)

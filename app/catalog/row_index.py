@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from app.catalog.blocks import Blocks
 from app.catalog.rows import Found, Hits, IndexOptions, RowSet, merge
+from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE
 from app.core.product import Floats
 
 AT_ONCE = 256  # questions at a time: a low bound may answer each with every row
@@ -25,11 +26,21 @@ class RowIndex:
     A slot names a row until the next change: it is `4 * position + flags`.
     """
 
-    def __init__(self, dim: int, options: IndexOptions | None = None) -> None:
-        """Makes an empty index of rows with `dim` columns."""
+    def __init__(self, dim: int, options: IndexOptions | None = None, image_dim: int = 0) -> None:
+        """Makes an empty index.
+
+        Args:
+            dim: columns.
+            options: how rows are stored and searched.
+            image_dim: so many columns, the first, are of photos, the others of titles; 0 where rows have no such halves.
+        """
         options = options or IndexOptions()
         self.dim, self.precision = dim, options.precision
-        self._kinds = {flags: Blocks(dim, options) for flags in range(4)}
+        image, title = slice(image_dim), slice(image_dim, None)
+        about: list[tuple[slice, ...]] = [(slice(None),)] * 4
+        if 0 < image_dim < dim:
+            about[HAS_IMAGE], about[HAS_TITLE], about[HAS_BOTH] = (image,), (title,), (image, title, slice(None))
+        self._kinds = {flags: Blocks(dim, options, about[flags]) for flags in range(4)}
 
     def __len__(self) -> int:
         """Rows."""

@@ -101,4 +101,4 @@ class Shelves:
             )
 
     def _index(self) -> RowIndex:
-        return RowIndex(self.fusion.dim, self.options)
+        return RowIndex(self.fusion.dim, self.options, self.fusion.image_dim)

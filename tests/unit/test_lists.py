@@ -10,6 +10,7 @@ from app.catalog import blocks, faiss_lists
 from app.catalog.faiss_lists import Lists
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import IndexOptions, RowSet
+from app.core.fusion import HAS_BOTH
 from app.core.product import Floats
 
 DIM, EACH, THRESHOLD = 128, 4, 0.6
@@ -21,7 +22,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists so small that reading some of them is not reading all rows."""
     monkeypatch.setattr(faiss_lists, "LISTS", 64)
     monkeypatch.setattr(faiss_lists, "PROBES", 16)
-    monkeypatch.setattr(faiss_lists, "PARTIAL_PROBES", 32)
     monkeypatch.setattr(blocks, "FEW_ROWS", 100)
     monkeypatch.setattr(blocks, "MISJUDGED", np.float32(0.25))  # the fewer dimensions, the worse are estimates
 
@@ -124,3 +124,25 @@ def test_a_bound_that_many_rows_reach_is_answered_by_all_rows() -> None:
     (found,) = shop.index.candidates(question, [-1.0], nearest=5)
     assert len(found.slots) == 2800
     assert found.beyond == -np.inf
+
+
+@pytest.mark.parametrize("half", ["photo", "title"])
+def test_questions_about_one_half_find_what_is_near_in_that_half(half: str) -> None:
+    shop = Shop()
+    photos, titles = shop.listings(1000), shop.listings(1000)  # who has the same title has another photo
+    rows = np.hstack([np.float32(0.6) * photos, np.float32(0.8) * titles[shop.random.permutation(len(titles))]])
+    index = RowIndex(2 * DIM, OPTIONS, DIM)
+    keys = np.arange(len(rows))
+    index.add(RowSet(keys, np.full(len(rows), HAS_BOTH, np.uint8), rows))
+    index.prepare()
+    assert not index.exact
+    columns = slice(DIM) if half == "photo" else slice(DIM, None)
+    questions = np.zeros((100, 2 * DIM), np.float32)
+    noise = 0.3 * unit(shop.random.standard_normal((100, DIM), dtype=np.float32))
+    questions[:, columns] = unit(unit(rows[:100, columns]) + noise)
+    bound = THRESHOLD * (0.6 if half == "photo" else 0.8)
+    found = index.candidates(questions, [bound] * 100, nearest=20)
+    true = rows @ questions.T >= bound
+    assert true.sum() > 200
+    hit = sum(true[index.rows(one.slots).keys, n].sum() for n, one in enumerate(found))
+    assert hit / true.sum() >= 0.99

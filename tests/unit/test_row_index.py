@@ -130,6 +130,14 @@ def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, options
         case.check(question, bound, k, one, allowed, among)
 
 
+@pytest.mark.parametrize("dim", [1, 3, 4, 8, 16, 20])
+def test_float16_is_rounded_alike_everywhere(dim: int) -> None:
+    case = Case(RowIndex(dim, IndexOptions("float16")))
+    ties = (np.arange(2 * dim).reshape(2, dim) % 7 + 1 + 2.0**-11).astype(np.float32)  # between two numbers of float16
+    case.add([5, 6], np.array([3, 3], np.uint8), ties)
+    np.testing.assert_array_equal(case.index.rows(case.index.slots_of([5, 6])).vectors, case.vectors)
+
+
 @settings(deadline=None)
 @given(data=st.data())
 def test_rows_are_what_was_added(data: st.DataObject) -> None:
