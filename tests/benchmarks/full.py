@@ -49,7 +49,7 @@ def parts(gallery: int, sizes: str, out: Path) -> list[Part]:
         Part("tests.benchmarks.search", tuple(rows), alone, figures=True),
         Part("tests.benchmarks.growth", ("--sizes", sizes, "--plot", str(out / "growth.svg")), figures=True),
         Part("tests.benchmarks.fairness", ("--gallery", str(min(gallery, 10_000))), figures=True),
-        Part("tests.benchmarks.ingest", (), alone),
+        Part("tests.benchmarks.ingest"),
         Part("tests.benchmarks.engines", (), alone),
         Part("tests.benchmarks.judging", (), alone),
     ]
