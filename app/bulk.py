@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from app.catalog.base import Stored
 from app.catalog.photo_store import PhotoStore
 from app.catalog.reembed import Reembedding, StaleProduct
 from app.core.answer import Answer
-from app.core.product import Prepared, Product, Scalar, canonical
+from app.core.product import Prepared, Product, ProductDraft, Scalar, canonical
 from app.embedding import embed, read_ahead, readers
 from app.encoders.base import Encoder
 from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
@@ -45,7 +46,7 @@ class MatchedRow:
 def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str, tick: Tick) -> IndexSummary:
     """Indexes a table, in chunks that are each committed whole.
 
-    While the towers work on one chunk, the next one is decoded and the one before is committed; no more are in memory.
+    While the towers work, the chunks after are decoded and the ones before are committed; four are in memory at most.
     A product that is stored already with the same title, photos and attributes is not embedded again, so an
     interrupted run is resumed by running it again.
 
@@ -57,17 +58,27 @@ def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str,
     """
     summary = IndexSummary()
     seen: set[str] = set()
-    before: tuple[int, Future[list[Stored]]] | None = None
-    with ThreadPoolExecutor(readers()) as pool, ThreadPoolExecutor(1) as writer:
-        read = read_ahead(pool, lambda row: _read(matcher, row, catalog), rows, chunk_of(matcher.encoder))
-        for chunk, outcomes in read:
-            ready = _to_embed(zip(chunk, outcomes, strict=True), seen, summary)
-            drafts = matcher.drafts(ready)
-            if before is not None:
-                _finish(*before, summary, tick)
-            before = len(chunk), writer.submit(matcher.catalog.put, catalog, drafts)
-        if before is not None:
-            _finish(*before, summary, tick)
+    waiting: deque[tuple[int, Future[list[Stored]]]] = deque()
+    at_once = matcher.encoder.at_once
+
+    def store(drafts: Future[list[ProductDraft]]) -> list[Stored]:
+        return matcher.catalog.put(catalog, drafts.result())
+
+    with ThreadPoolExecutor(readers()) as pool, ThreadPoolExecutor(at_once) as embedders, ThreadPoolExecutor(1) as writer:
+        try:
+            read = read_ahead(pool, lambda row: _read(matcher, row, catalog), rows, chunk_of(matcher.encoder))
+            for chunk, outcomes in read:
+                ready = _to_embed(zip(chunk, outcomes, strict=True), seen, summary)
+                drafts = embedders.submit(matcher.drafts, ready)
+                waiting.append((len(chunk), writer.submit(store, drafts)))
+                if len(waiting) > at_once:
+                    _finish(*waiting.popleft(), summary, tick)
+            while waiting:
+                _finish(*waiting.popleft(), summary, tick)
+        except BaseException:
+            for executor in (embedders, writer):  # what has begun is finished, nothing else
+                executor.shutdown(wait=False, cancel_futures=True)
+            raise
     return summary
 
 
