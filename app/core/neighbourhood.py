@@ -145,7 +145,7 @@ def together(block: Cosines) -> Columns:
     }
     found |= _density(score, others)
     found |= _common(whole[0], block.bound[0], raised, bound, others)
-    blended = [one[1:] for one in _blends(block)]
+    blended = [one[1:].round(SCORE_DECIMALS) for one in _blends(block)]  # twins are equal in whatever order they are summed
     for number, rows in enumerate(blended, start=1):
         found[f"blended_{number}"] = rows[:, 0] + block.raise_[1:, 0]
     second = blended[1] + block.raise_[1:]
