@@ -177,12 +177,15 @@ class Blocks:
     def _by_lists(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits | None]:
         """Finds most of what is wanted; None where it may be more than was looked for."""
         depth = max(k, LEAST_DEPTH) * LISTS_DEPTH
-        found: list[Hits | None] = []
-        for question, bound in zip(questions, bounds.tolist(), strict=True):
-            lists = next((lists for lists in self._lists if lists.suit(question)), self._lists[-1])
-            near = lists.search(question, depth, usable)
-            hits = self._looked_up(question, Hits(near.slots, near.scores + MISJUDGED, near.beyond), bound, k)
-            found.append(None if np.count_nonzero(hits.scores >= bound) > depth // 2 else hits)
+        found: list[Hits | None] = [None] * len(questions)
+        left = list(range(len(questions)))
+        for lists in self._lists:
+            mine = left if lists is self._lists[-1] else [n for n in left if lists.suit(questions[n])]
+            left = [n for n in left if n not in mine]
+            for n, near in zip(mine, lists.search(questions[mine], depth, usable) if mine else [], strict=True):
+                bound = float(bounds[n])
+                hits = self._looked_up(questions[n], Hits(near.slots, near.scores + MISJUDGED, near.beyond), bound, k)
+                found[n] = None if np.count_nonzero(hits.scores >= bound) > depth // 2 else hits
         return found
 
     def _coded(self) -> bool:

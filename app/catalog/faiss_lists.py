@@ -74,23 +74,26 @@ class Lists:
         """Says whether a question, `(dim,)`, is about these columns only."""
         return bool(np.count_nonzero(question) == np.count_nonzero(question[self._columns]))
 
-    def search(self, question: Floats, depth: int, usable: NDArray[np.bool_] | None = None) -> Hits:
+    def search(self, questions: Floats, depth: int, usable: NDArray[np.bool_] | None = None) -> list[Hits]:
         """Finds rows that are probably near.
 
         Args:
-            question: `(dim,)` float32.
-            depth: how many rows.
+            questions: `(n, dim)` float32.
+            depth: how many rows for each.
             usable: `(rows,)` which rows may answer; None for all.
 
         Returns:
             Rows with estimates of their inner products, the last of which stands for what was not found.
         """
+        found: list[Hits] = []
         params = faiss.IVFRaBitQSearchParameters()
         params.qb, params.nprobe = QUERY_BITS, min(PROBES, self._index.nlist)
         if usable is not None:
             selector = selector_of(usable)  # a name keeps it alive, as the parameters do not
             params.sel = selector
-        scores, slots = self._index.search(spread(question[None, self._columns]), depth, params=params)
-        real = slots[0] >= 0
-        beyond = float(scores[0, -1]) if real.all() else -np.inf
-        return Hits(slots[0][real], scores[0][real], beyond)
+        for question in questions:
+            scores, slots = self._index.search(spread(question[None, self._columns]), depth, params=params)
+            real = slots[0] >= 0
+            beyond = float(scores[0, -1]) if real.all() else -np.inf
+            found.append(Hits(slots[0][real], scores[0][real], beyond))
+        return found

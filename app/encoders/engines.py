@@ -54,7 +54,7 @@ class _Source:
         shapes: of its inputs, -1 where any size is allowed.
         probes: inputs whose outputs are compared, of other sizes than `example`.
         sizes: of the inputs' first dimensions, for an engine that has to know them.
-        alone: a row on one thread is done as soon as one of several, each of which is prepared for its number.
+        alone: on one thread, rows together are no faster, and every new number of them must be prepared.
     """
 
     name: str

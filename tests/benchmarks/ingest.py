@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -64,13 +64,10 @@ def main(
 # -- the two processes ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def started(name: str, options: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does its work whenever it is told to."""
+def started(name: str, options: Sequence[str]) -> subprocess.Popen[str]:
+    """Returns a process that does its work whenever it is told to, and ends when its input does."""
     command = [sys.executable, "-m", "tests.benchmarks.ingest", *options, "--worker", name]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        _pipe(process.stdin).close()
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def take_turns(workers: dict[str, subprocess.Popen[str]], turn: int, copies: int) -> dict[str, tuple[float, float]]:
