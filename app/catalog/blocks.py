@@ -69,8 +69,14 @@ class Blocks:
         elif len(self) < self._options.lists_from // 2:
             self._lists = []
 
-    def add(self, keys: NDArray[np.int64], vectors: Floats) -> None:
-        """Adds `(n, dim)` rows at the end."""
+    def add(self, keys: NDArray[np.int64], vectors: Floats, *, adopt: bool = False) -> None:
+        """Adds `(n, dim)` rows at the end.
+
+        Args:
+            keys: of their products.
+            vectors: the rows.
+            adopt: their memory becomes the index's own, to be written to, and rows that begin a block are not copied.
+        """
         for lists in self._lists:
             lists.add(np.arange(len(self), len(self) + len(keys)), vectors)
         self.keys = np.concatenate([self.keys, keys])
@@ -79,7 +85,10 @@ class Blocks:
             if not self._blocks or len(self._blocks[-1]) == BLOCK:
                 self._blocks.append(FlatBlock(self._dim, half=self._half))
             part = vectors[done : done + BLOCK - len(self._blocks[-1])]
-            self._blocks[-1].add(part)
+            if adopt and not len(self._blocks[-1]):
+                self._blocks[-1].adopt(part)
+            else:
+                self._blocks[-1].add(part)
             if len(self._codes) == len(self._blocks):
                 self._codes[-1].add(part)
             done += len(part)

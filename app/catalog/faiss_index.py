@@ -36,12 +36,14 @@ class FlatBlock:
             half: store float16 instead of float32.
         """
         self._dim, self._dtype = dim, np.float16 if half else np.float32
-        self._index: Any = (
-            faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-            if half
-            else faiss.IndexFlatIP(dim)
-        )
+        self._adopted: NDArray[Any] | None = None  # the rows, while they lie in memory that is not FAISS's
+        self._index: Any = self._empty()
         _use_blas(dim)
+
+    def _empty(self) -> Any:
+        if self._dtype == np.float32:
+            return faiss.IndexFlatIP(self._dim)
+        return faiss.IndexScalarQuantizer(self._dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
     def __len__(self) -> int:
         """Rows."""
@@ -49,12 +51,27 @@ class FlatBlock:
 
     def add(self, vectors: Floats) -> None:
         """Adds `(n, dim)` rows at the end; float16 from a block like this one are taken as they are."""
+        if self._adopted is not None:  # FAISS's memory can grow, this cannot
+            rows, self._adopted, self._index = self._adopted, None, self._empty()
+            self.add(rows)
         # of two float16 that are as near, FAISS takes the larger one, and all others the even one
         self._index.add(np.ascontiguousarray(np.asarray(vectors, self._dtype), np.float32))
 
+    def adopt(self, rows: NDArray[Any]) -> None:
+        """Becomes a block of `(n, dim)` rows that stay where they are, in memory that is the block's to write to.
+
+        Args:
+            rows: in the type that the block stores; others are copied.
+        """
+        rows = np.ascontiguousarray(rows, self._dtype)
+        bytes_: Any = faiss.MaybeOwnedVectorUInt8  # whose type hints lack some of what it has
+        kept_by_nobody = bytes_().owner  # but by the attribute below
+        self._index.codes = bytes_.create_view(faiss.swig_ptr(rows.view(np.uint8)), rows.nbytes, kept_by_nobody)
+        self._index.ntotal, self._adopted = len(rows), rows
+
     def matrix(self) -> NDArray[Any]:
         """Returns the `(n, dim)` rows as they are stored, float32 or float16; a view, valid until the next change."""
-        return _view(self._index, self._dtype, self._dim)
+        return _view(self._index, self._dtype, self._dim) if self._adopted is None else self._adopted
 
     def scores(self, question: Floats, positions: Positions) -> Floats:
         """Returns the `(n,)` inner products of `(dim,)` with some rows."""
@@ -68,7 +85,10 @@ class FlatBlock:
 
     def pop(self) -> None:
         """Forgets the last row."""
-        _pop(self._index)
+        if self._adopted is None:
+            _pop(self._index)
+        else:
+            self.adopt(self._adopted[:-1])
 
     def search(
         self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: NDArray[np.bool_] | None = None

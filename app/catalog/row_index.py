@@ -60,12 +60,13 @@ class RowIndex:
         """The flags that occur among the rows."""
         return {flags for flags, rows in self._kinds.items() if len(rows)}
 
-    def add(self, rows: RowSet) -> None:
-        """Adds rows."""
+    def add(self, rows: RowSet, *, adopt: bool = False) -> None:
+        """Adds rows; with `adopt` the memory of their vectors becomes the index's own, to be written to."""
         for flags in np.unique(rows.flags).tolist():
             which = rows.flags == flags
             whole = bool(which.all())
-            self._kinds[flags].add(*((rows.keys, rows.vectors) if whole else (rows.keys[which], rows.vectors[which])))
+            some = (rows.keys, rows.vectors) if whole else (rows.keys[which], rows.vectors[which])
+            self._kinds[flags].add(*some, adopt=adopt)
 
     def remove(self, keys: Sequence[int]) -> None:
         """Removes every row of those products; unknown keys are ignored."""

@@ -71,7 +71,7 @@ class Shelves:
         place = self.data.snapshot(row.pk)
         try:
             for part in snapshot.read(place, row.state, self.fingerprint, index.dim, index.precision):
-                index.add(part)
+                index.add(part, adopt=True)
         except snapshot.Unusable as why:
             index, source = self._index(), str(why)
             for part in read_vectors(session, row.pk, self.fusion):

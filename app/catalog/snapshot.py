@@ -1,13 +1,15 @@
 """Snapshots of a search index: what makes a restart fast, and is never trusted without proof.
 
-A snapshot is plain NumPy arrays beside a manifest with the SHA-256 of their parts, the catalog's generation and stamp and
+A snapshot is plain NumPy arrays beside a manifest with the checksums of their parts, the catalog's generation and stamp and
 the bundle's fingerprint. It is used only if all of them agree with the database; anything else means a rebuild from SQL.
+Vectors are not copied from it: they are mapped into memory after they were read and proven. What is written to them later
+stays in memory, and the files live as long as somebody maps them, also when a newer snapshot has taken their place.
 FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import shutil
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import xxhash
 
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import Precision, RowSet
@@ -31,6 +34,7 @@ from app.files import replace_folder
 MANIFEST = "snapshot.json"
 STATE = ("generation", "stamp")
 ARRAYS = ("keys", "flags", "vectors")
+READ_BYTES = 1 << 20
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -75,14 +79,35 @@ class _Files:
             return stream.read(len(header)) == header
 
     def rows(self, start: int, end: int) -> RowSet:
-        """Reads some rows."""
+        """Maps some rows: what is written to them is not written to the files."""
         found = {}
         for name, (shape, dtype) in self.layout().items():
-            width = int(np.prod(shape[1:], dtype=int))
-            offset = len(self.header(name)) + start * width * dtype.itemsize
-            part = np.fromfile(self.file(name), dtype, (end - start) * width, offset=offset)
-            found[name] = part.reshape(end - start, *shape[1:])
+            # no map can begin within a page, so NumPy maps what is before it, too
+            mapped = np.memmap(self.file(name), dtype, "c", self._offset(name, start), (end - start, *shape[1:]))
+            found[name] = mapped.view(np.ndarray)
         return RowSet(**found)
+
+    def digest(self, start: int, end: int) -> str:
+        """Returns the checksum of some rows, XXH3 of 128 bits: against damage, and not against forgers of the database.
+
+        They are read and not mapped, so that a sector that cannot be read is an error and not the end of the process.
+        """
+        digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(READ_BYTES))
+        for name in ARRAYS:
+            place, after = self._offset(name, start), self._offset(name, end)
+            with self.file(name).open("rb", buffering=0) as stream:
+                stream.seek(place)
+                while place < after:
+                    count = stream.readinto(buffer[: after - place])
+                    if not count:
+                        raise OSError(errno.EIO, f"{name} is cut short")
+                    digest.update(buffer[:count])
+                    place += count
+        return digest.hexdigest()
+
+    def _offset(self, name: str, row: int) -> int:
+        shape, dtype = self.layout()[name]
+        return len(self.header(name)) + row * dtype.itemsize * int(np.prod(shape[1:], dtype=int))
 
 
 def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str) -> None:
@@ -95,8 +120,8 @@ def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str
     try:
         files = _Files(scratch, len(index), index.dim, index.precision)
         ends = _write(files, index)
-        digests = _ahead(lambda part: _digest(files.rows(*part)), pairwise([0, *ends]))
-        parts = [{"end": end, "sha256": digest} for end, digest in zip(ends, digests, strict=True)]
+        digests = _ahead(lambda part: files.digest(*part), pairwise([0, *ends]))
+        parts = [{"end": end, "xxh3": digest} for end, digest in zip(ends, digests, strict=True)]
         manifest = dict(zip(STATE, state, strict=True)) | {"fingerprint": fingerprint, "parts": parts}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
@@ -133,7 +158,7 @@ def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, preci
         if manifest["fingerprint"] != fingerprint:
             raise Unusable("snapshot made by another bundle")
         ends = [0, *(part["end"] for part in manifest["parts"])]
-        digests = [part["sha256"] for part in manifest["parts"]]
+        digests = [part["xxh3"] for part in manifest["parts"]]
         files = _Files(folder, ends[-1], dim, precision)
         if not all(files.begins_right(name) for name in ARRAYS):
             raise Unusable("snapshot of other dimensions or precision")
@@ -145,17 +170,9 @@ def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, preci
 
 
 def _proven(files: _Files, start: int, end: int, digest: str) -> RowSet:
-    part = files.rows(start, end)
-    if _digest(part) != digest:
+    if files.digest(start, end) != digest:
         raise Unusable(f"snapshot damaged: rows {start} to {end} do not match their checksum")
-    return part
-
-
-def _digest(part: RowSet) -> str:
-    digest = hashlib.sha256()
-    for name in ARRAYS:
-        digest.update(np.ascontiguousarray(getattr(part, name)).data)
-    return digest.hexdigest()
+    return files.rows(start, end)
 
 
 def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

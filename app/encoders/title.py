@@ -12,7 +12,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel
 
 from app.core.spec import TitleSpec
 from app.encoders.ngrams import NgramPart, NgramReader, Ngrams
@@ -40,6 +39,8 @@ class TitleTower(nn.Module):
     """A batch of `n` titles -> `(n, dim)` float32 unit vectors."""
 
     def __init__(self, spec: TitleSpec, config: dict[str, Any]) -> None:
+        from transformers import AutoConfig, AutoModel  # takes a second, and a converted tower does without
+
         super().__init__()
         self.spec = spec
         options = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}

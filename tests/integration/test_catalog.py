@@ -417,6 +417,28 @@ def test_a_clean_stop_makes_the_next_start_read_the_snapshot(open_matcher: Open,
     assert ids(again, threshold=-1, title="bbb") == ["a"]
 
 
+def test_changes_after_a_start_are_not_written_into_the_snapshot(
+    open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rows are mapped, and rows that take the place of removed ones are written where they lie."""
+    matcher = open_matcher()
+    for name in "abc":
+        index(matcher, name, 3 * name)
+    matcher.close()
+    (folder,) = (tmp_path / "data" / "snapshots").iterdir()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    again = open_matcher()
+    again.catalog.delete("default", "a")
+    index(again, "d", "ddd")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [ids(again, title) for title in ("aaa", "bbb", "ccc", "ddd")] == [[], ["b"], ["c"], ["d"]]
+    again.close()
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+        last = open_matcher()
+    assert sources(caplog)[-1] == "snapshot"
+    assert [ids(last, title) for title in ("aaa", "bbb", "ccc", "ddd")] == [[], ["b"], ["c"], ["d"]]
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_snapshot_that_proves_nothing_is_not_used(
     open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]

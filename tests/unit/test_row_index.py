@@ -15,7 +15,7 @@ from app.catalog import blocks
 from app.catalog.byte_codes import ByteCodes
 from app.catalog.faiss_index import FlatBlock
 from app.catalog.row_index import RowIndex
-from app.catalog.rows import SLACK, Found, IndexOptions, RowSet
+from app.catalog.rows import SLACK, Found, IndexOptions, Precision, RowSet
 from app.core.product import Floats
 
 DIM = 4
@@ -47,8 +47,9 @@ class Case:
     flags: list[int] = field(default_factory=list)
     vectors: list[Floats] = field(default_factory=list)
 
-    def add(self, keys: list[int], flags: NDArray[np.uint8], vectors: Floats) -> None:
-        self.index.add(RowSet(np.array(keys, np.int64), flags, vectors))
+    def add(self, keys: list[int], flags: NDArray[np.uint8], vectors: Floats, *, adopt: bool = False) -> None:
+        mine = vectors.astype(self.index.precision)
+        self.index.add(RowSet(np.array(keys, np.int64), flags, mine), adopt=adopt)
         self.index.prepare()
         self.keys += keys
         self.flags += flags.tolist()
@@ -101,7 +102,8 @@ def cases(draw: st.DrawFn, options: IndexOptions, dim: int) -> Case:
         flags = random.integers(1, 4, count) if draw(st.booleans()) else np.full(count, 3)
         start = max(case.keys, default=-1) + 1
         keys = [start + n for n in range(count)]
-        case.add(keys, flags.astype(np.uint8), unit(pool)[random.integers(len(pool), size=count)])
+        rows = unit(pool)[random.integers(len(pool), size=count)]
+        case.add(keys, flags.astype(np.uint8), rows, adopt=draw(st.booleans()))
         for _ in range(draw(st.sampled_from([0, 1, 20]))):  # each makes the codes of one block
             case.index.candidates(np.ones((1, dim), np.float32), [2.0])
         case.remove(draw(st.sets(st.sampled_from(case.keys), max_size=20)) if case.keys else set())
@@ -156,6 +158,26 @@ def test_rows_are_what_was_added(data: st.DataObject) -> None:
     np.testing.assert_array_equal(
         copy.index.rows(copy.index.slots_of(case.keys)).vectors, case.index.rows(case.index.slots_of(case.keys)).vectors
     )
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_adopted_rows_stay_where_they_are(precision: Precision) -> None:
+    random = np.random.default_rng(6)
+    given = unit(random.normal(size=(40, DIM))).astype(precision)
+    rows, more = given.copy(), unit(random.normal(size=(2, DIM))).astype(precision)
+    index = RowIndex(DIM, IndexOptions(precision))
+    flags = np.full(40, 3, np.uint8)
+    index.add(RowSet(np.arange(40), flags, rows), adopt=True)
+    assert all(np.shares_memory(part.vectors, rows) for part in index.export())
+    index.remove([3])  # the last one takes its place, in the same memory
+    assert all(np.shares_memory(part.vectors, rows) for part in index.export())
+    np.testing.assert_array_equal(rows[3], given[39])
+    index.add(RowSet(np.array([100, 101]), flags[:2], more))  # the last block has to grow
+    assert [np.shares_memory(part.vectors, rows) for part in index.export()] == [True, True, False]
+    wanted = {**{n: given[n] for n in range(40) if n != 3}, 100: more[0], 101: more[1]}
+    found = index.rows(index.slots_of(list(wanted)))
+    assert sorted(found.keys.tolist()) == sorted(wanted)
+    np.testing.assert_array_equal(found.vectors, [wanted[key] for key in found.keys.tolist()])
 
 
 def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
