@@ -5,8 +5,8 @@
 A catalog is filled from size to size with made-up vectors of the bundle's dimensions, as products with a photo's and a
 title's half, so that no tower takes part. At each size, in processes of their own: how fast the last products went in; how
 long the service takes until `/readyz` says yes; how long the catalog alone takes to open, from its snapshot and without one,
-beside plainly reading the snapshot's files; what one search takes; and what memory it all takes once it was searched. What was just written is still
-in the cache of the system: the disk is warm. Prints Markdown.
+beside plainly reading the snapshot's files; what one search takes; and what memory it all takes once it was searched. What
+was just written is still in the cache of the system: the disk is warm. Prints Markdown.
 """
 
 from __future__ import annotations
