@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from app.core.decision import Thresholds
     from app.core.judging import PairSpec
     from app.encoders.base import Encoder
+    from app.labelled.listings import Item
     from app.labelled.pairs import PairTable
+    from app.listings import Columns
     from app.model_store import Bundle
-    from app.training.labelled_features import LabelledFeatures, PairEvidence
+    from app.training.labelled_features import Distractors, LabelledFeatures, PairEvidence
     from app.training.pair_model import Fitted
 SHOWN_CONTRADICTIONS = 20
 
@@ -52,6 +54,9 @@ def calibrate(
     ] = None,
     catalog: Annotated[str, typer.Option(help="Whose feedback.")] = DEFAULT_CATALOG,
     accept: Annotated[bool, typer.Option("--accept", help="With --feedback: write what was only shown.")] = False,
+    gallery: Annotated[
+        Path | None, typer.Option(help="More listings, of other products: what is fitted gets to know a catalog that large.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Other labelled listings, to measure the result on.")] = None,
     images: Images = None,
     id_column: IdColumn = None,
@@ -78,19 +83,24 @@ def calibrate(
 
     if listings is None and not pairs and feedback is None:
         raise InvalidInput("there is nothing to fit to: give --listings, --pairs, --feedback or several of them.")
+    if gallery is not None and listings is None:
+        raise InvalidInput("--gallery goes with --listings: it is among these listings that those are looked for.")
     loaded = load_bundle(bundle)
     reader = _Reader(loaded, build_encoder(Settings(), loaded), strict, images)
     named = columns(id_column, title_column, image_column, group_column, phash_column)
     thresholds = loaded.manifest.decision()
     parts: list[PairEvidence] = []
     if listings is not None:
-        data = reader.read(listings, named)
+        items = reader.items(listings, named)
+        data = reader.embedded(items, listings.name)
+        more = None if gallery is None else reader.distractors(gallery, named, items)
         if not keep_thresholds:
-            points = fitting.fit_thresholds(data.labelled(), loaded.manifest.encoder_fusion(), criterion)
+            others = None if more is None else more.labelled()
+            points = fitting.fit_thresholds(data.labelled(), loaded.manifest.encoder_fusion(), criterion, more=others)
             show_points("Fitted (scores on the listings they were fitted to)", points)
             thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
         if pair_model:
-            parts.append(_candidates(data, thresholds, smaller=True))
+            parts.append(_in_all_galleries(data, more, thresholds))
     if pairs and pair_model:
         parts.append(reader.pairs(_read_pairs(pairs, images, strict), thresholds))
     if feedback is not None and pair_model:
@@ -98,11 +108,11 @@ def calibrate(
     after = _Calibration(thresholds, _fit_pairs(parts, loaded) if parts else None)
     metrics = dict(loaded.manifest.metrics)
     if report is not None:
-        metrics["held_out"] = _report(reader.read(report, named), loaded, after)
+        metrics["held_out"] = _report(reader.embedded(reader.items(report, named), report.name), loaded, after)
     if feedback is not None and not accept:
         console.print(f"[yellow]Nothing is written: look at before and after, then add --accept. {bundle} is as it was.[/]")
         return
-    _write(loaded, after, [file for file in (listings, *(pairs or ())) if file is not None], metrics)
+    _write(loaded, after, [file for file in (listings, gallery, *(pairs or ())) if file is not None], metrics)
     console.print(f"Written: {bundle} is calibrated, fingerprint {loaded.fingerprint} as before.")
 
 
@@ -123,16 +133,31 @@ class _Reader:
     strict: bool
     images: Path | None
 
-    def read(self, file: Path, named: Any) -> LabelledFeatures:
+    def items(self, file: Path, named: Columns) -> list[Item]:
         from app.labelled.listings import read_labelled
         from app.listings import count_rows
-        from app.training.labelled_features import embed_labelled
 
         with progress(f"Reading {file.name}", count_rows(file)) as tick:
             read = read_labelled(file, named, self.images, strict=self.strict, tick=tick)
-        with progress(f"Embedding {file.name}", len(read.items)) as tick:
-            found, bad = embed_labelled(read.items, self.encoder, self.bundle.manifest.encoder_fusion(), tick)
-        show_bad_rows([*read.problems, *bad])
+        show_bad_rows(read.problems)
+        return read.items
+
+    def embedded(self, items: Sequence[Item], name: str) -> LabelledFeatures:
+        from app.training.labelled_features import embed_labelled
+
+        with progress(f"Embedding {name}", len(items)) as tick:
+            found, bad = embed_labelled(items, self.encoder, self.bundle.manifest.encoder_fusion(), tick)
+        show_bad_rows(bad)
+        return found
+
+    def distractors(self, file: Path, named: Columns, taken: Sequence[Item]) -> Distractors:
+        from app.evaluation.subjects import read_distractors
+        from app.training.labelled_features import embed_distractors
+
+        items, skipped = read_distractors(file, named, self.images, self.strict, taken)
+        with progress(f"Embedding {file.name}", len(items)) as tick:
+            found, bad = embed_distractors(items, self.encoder, self.bundle.manifest.encoder_fusion(), tick)
+        show_bad_rows([*skipped, *bad])
         return found
 
     def pairs(self, table: PairTable, thresholds: Thresholds) -> PairEvidence:
@@ -144,13 +169,19 @@ class _Reader:
         return found
 
 
-def _candidates(data: LabelledFeatures, thresholds: Thresholds, *, smaller: bool = False) -> PairEvidence:
+def _candidates(data: LabelledFeatures, thresholds: Thresholds) -> PairEvidence:
     with progress("Collecting evidence", len(data.labels)) as tick:
-        found = data.candidate_pairs(thresholds, tick)
-    if not smaller:
-        return found
+        return data.candidate_pairs(thresholds, tick)
+
+
+def _in_all_galleries(data: LabelledFeatures, more: Distractors | None, thresholds: Thresholds) -> PairEvidence:
+    found = _candidates(data, thresholds)
     with progress("... in smaller galleries", None):
-        return replace(found, more=tuple(data.in_smaller_galleries(thresholds)))
+        found = replace(found, smaller=tuple(data.in_smaller_galleries(thresholds)))
+    if more is None:
+        return found
+    with progress("... in the larger gallery", len(data.labels)) as tick:
+        return replace(found, larger=(data.in_larger_gallery(more, thresholds, tick),))
 
 
 def _read_pairs(files: Sequence[Path], images: Path | None, strict: bool) -> PairTable:
@@ -202,7 +233,7 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
     given = reduce(PairEvidence.and_also, parts)
     try:
         with progress("Fitting the pair model", FITS) as tick:
-            fitted = fit_pair_model(given.table, given.labels, given.more, tick=tick)
+            fitted = fit_pair_model(given.table, given.labels, given.smaller, given.larger, tick=tick)
     except InvalidListings as error:
         console.print(f"[yellow]No new pair model: {error}[/]")
         return None

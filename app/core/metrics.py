@@ -68,21 +68,25 @@ def middle_of_best(values: NDArray[np.float64]) -> int:
     return int(top[len(top) // 2])
 
 
-def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDArray[np.float64]) -> Curve:
+def threshold_curve(
+    vectors: Floats, groups: NDArray[np.int64], thresholds: NDArray[np.float64], queries: int | None = None
+) -> Curve:
     """Scores thresholds by Shopee's metric: the mean over listings of `2 |T & P| / (|T| + |P|)`.
 
     T are the listings of the same group, P those whose cosine reaches the threshold; both hold the listing itself.
 
     Args:
-        vectors: `(n, dim)` float32, unit rows; every row is a query, all rows are the gallery.
-        groups: `(n,)` int64 labels.
+        vectors: `(n, dim)` float32, unit rows; all are the gallery.
+        groups: `(n,)` int64 labels; -1 for rows that are of no query's group.
         thresholds: `(t,)` float64, rising.
+        queries: so many rows ask, the first; None for all. They have a group.
     """
-    sizes = np.bincount(groups)[groups]
+    queries = len(vectors) if queries is None else queries
+    sizes = np.bincount(groups[groups >= 0])[groups[:queries]]
     sums = np.zeros((5, len(thresholds)))
     paired = max(1, int((sizes > 1).sum()))
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(vectors))
+    for start in range(0, queries, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, queries)
         scores = vectors[start:stop] @ vectors.T
         scores[np.arange(stop - start), np.arange(start, stop)] = 2.0  # itself, whatever rounding says
         same = groups[start:stop, None] == groups[None, :]
@@ -94,7 +98,7 @@ def threshold_curve(vectors: Floats, groups: NDArray[np.int64], thresholds: NDAr
         predicted = reaching(np.bincount(flat, minlength=(stop - start) * slots).reshape(-1, slots))
         right = reaching(np.bincount(flat[same.ravel()], minlength=(stop - start) * slots).reshape(-1, slots))
         sums += sums_of(predicted, right, sizes[start:stop])
-    return Curve(thresholds, *(sums[:3] / len(vectors)), *(sums[3:] / paired))
+    return Curve(thresholds, *(sums[:3] / queries), *(sums[3:] / paired))
 
 
 def sums_of(predicted: NDArray[np.int64], right: NDArray[np.int64], true: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from app.evaluation.candidates import with_expansion
 from app.evaluation.features import Features
 from app.evaluation.neighbours import Search
 
+NOBODY = -1
 REACH = 0.35  # below the threshold: candidates that score less are hopeless, and left out
 
 Rows = NDArray[np.int64]
@@ -27,7 +28,8 @@ class Table:
     """Candidate pairs of listings.
 
     Attributes:
-        rows, others: `(pairs,)` int64 listings: who asks, and the candidate; sorted by `rows`, best candidates first.
+        rows, others: `(pairs,)` int64 listings: who asks, and the candidate, or `NOBODY` where that is a listing that has no
+            number; sorted by `rows`, best candidates first.
         evidence: `(pairs, len(FEATURES))` float32.
         same: `(pairs,)` bool, whether both are of one group.
     """
@@ -45,9 +47,10 @@ def candidate_pairs(
     thresholds: Thresholds,
     tick: Callable[[int], None] = lambda _: None,
     *,
+    queries: int | None = None,
     expansion: bool = False,
 ) -> Table:
-    """Finds the candidates of every listing among the others, and collects the evidence about them.
+    """Finds the candidates of listings among all others, and collects the evidence about them.
 
     Args:
         features: of `n` listings.
@@ -55,9 +58,10 @@ def candidate_pairs(
         labels: `(n,)` int64 groups, -1 for none.
         thresholds: of the bundle.
         tick: called with the number of listings just done.
+        queries: so many listings ask, the first; None for all.
         expansion: also look for candidates with vectors that are blended with their neighbours, see `app.core.expansion`.
     """
-    lists = Search(features, len(features), CONTEXT, lambda _: None).lists(labels)
+    lists = Search(features, len(features) if queries is None else queries, CONTEXT, lambda _: None).lists(labels)
     bounds = thresholds.all_at(len(features))
     if expansion:
         lists = with_expansion(features, lists, labels, bounds)
@@ -101,7 +105,8 @@ def joined(*tables: Table) -> Table:
 
 def moved_by(table: Table, offset: int) -> Table:
     """Returns a table whose listings are numbered from `offset` on."""
-    return Table(table.rows + offset, table.others + offset, table.evidence, table.same)
+    others = np.where(table.others == NOBODY, NOBODY, table.others + offset)
+    return Table(table.rows + offset, others, table.evidence, table.same)
 
 
 def collect(

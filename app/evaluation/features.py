@@ -52,6 +52,11 @@ class Features:
         """Returns some of the listings."""
         return Features(self.fusion, self.vectors[rows], self.flags[rows], self.hashes[rows], self.hashed[rows])
 
+    def and_also(self, other: Features) -> Features:
+        """Returns the listings of both, these first."""
+        parts = ("vectors", "flags", "hashes", "hashed")
+        return Features(self.fusion, *(np.concatenate([getattr(self, part), getattr(other, part)]) for part in parts))
+
     def top(self) -> float:
         """The largest score that a pair can have."""
         return 1 + phash.WEIGHT if self.hashed.any() and self.flags.any() else 1.0

@@ -47,13 +47,22 @@ class Point:
     decision: float
 
 
-def fit_thresholds(data: Labelled, fusion: Fusion, criterion: Criterion = "decision", seed: int = 0) -> list[Point]:
+def fit_thresholds(
+    data: Labelled, fusion: Fusion, criterion: Criterion = "decision", seed: int = 0, more: Labelled | None = None
+) -> list[Point]:
     """Finds the best threshold for each modality and gallery size.
 
     By `Curve.decision`, where half of the queries have their product in the catalog and half have not, or by `Curve.f1`,
     the competition's metric, where every listing has a match and nothing else is asked.
 
     A gallery of a given size is a draw of whole groups; smaller ones are drawn more than once and averaged.
+
+    Args:
+        data: listings that ask.
+        fusion: of the bundle.
+        criterion: see above.
+        seed: of the draws.
+        more: listings of other products (their groups are not looked at), for one gallery larger than all that `data` has.
     """
     points = []
     for modality in NEEDED:
@@ -64,6 +73,11 @@ def fit_thresholds(data: Labelled, fusion: Fusion, criterion: Criterion = "decis
             curves = [threshold_curve(vectors[kept], groups[kept], GRID) for kept in draws]
             worth = np.mean([getattr(curve, criterion) for curve in curves], axis=0)
             points.append(_point(modality, size, curves, middle_of_best(worth)))
+        others = vectors[:0] if more is None else _of_modality(more, fusion, modality)[0]
+        if len(others) and len(vectors) >= MIN_ROWS:
+            gallery, known = np.concatenate([vectors, others]), np.append(groups, np.full(len(others), -1))
+            curve = threshold_curve(gallery, known, GRID, len(vectors))
+            points.append(_point(modality, len(gallery), [curve], middle_of_best(getattr(curve, criterion))))
     if not points:
         raise InvalidListings(
             f"thresholds need at least {MIN_ROWS} labelled rows of a modality, there are {len(data.groups)}."

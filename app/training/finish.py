@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.core.spec import EncoderSpec
@@ -26,12 +28,13 @@ from app.training.card.card import CardFacts, write_card
 from app.training.config import TrainingConfig
 from app.training.export import Storage, write_towers
 from app.training.history import HISTORY, read_history
-from app.training.labelled_features import embed_labelled
+from app.training.labelled_features import embed_distractors, embed_labelled
 from app.training.pair_model import FITS, Fitted, fit_pair_model
 from app.training.run import Split, Ticks, Trained
 from app.training.start import Towers
 
 UNFITTED = 0.5  # where there is too little to fit a threshold to
+LARGER = 30_000  # listings of the training that fill up the gallery of those kept apart: as many products more than they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
         spec = write_towers(trained.model, trained.start, folder, how.storage)
         encoder = MultimodalEncoder(spec, folder, choose(how.device))
         fusion = Fusion(spec.fusion.weight, encoder.image_dim, encoder.title_dim)
-        thresholds, pairs = _calibrated(parts.calibration, spec, encoder, fusion, how.criterion, ticks)
+        thresholds, pairs = _calibrated(parts, spec, encoder, fusion, how.criterion, ticks)
         if pairs is not None:
             pairs.write(folder)
         found = _evaluation(parts.test, encoder, fusion, thresholds, how.out.name, ticks)
@@ -93,21 +96,30 @@ def finish(trained: Trained, parts: Split, how: Finish, ticks: Ticks) -> Bundle:
 
 
 def _calibrated(
-    items: list[Item], spec: EncoderSpec, encoder: MultimodalEncoder, fusion: Fusion, criterion: Criterion, ticks: Ticks
+    parts: Split, spec: EncoderSpec, encoder: MultimodalEncoder, fusion: Fusion, criterion: Criterion, ticks: Ticks
 ) -> tuple[Thresholds, Fitted | None]:
-    """Fits thresholds and the pair model, each where there is enough to fit it to: the card shows what there is."""
+    """Fits thresholds and the pair model, each where there is enough to fit it to: the card shows what there is.
+
+    The listings of the training are in the gallery, too, as they will be in the catalog of whoever trains on it.
+    """
     points: dict[str, Any] = {modality: [(1, UNFITTED)] for modality in sorted(spec.modalities())}
-    if not items:
+    if not parts.calibration:
         return Thresholds(points), None
-    with ticks("Embedding the calibration listings", len(items)) as tick:
-        data, _ = embed_labelled(items, encoder, fusion, tick)
+    with ticks("Embedding the calibration listings", len(parts.calibration)) as tick:
+        data, _ = embed_labelled(parts.calibration, encoder, fusion, tick)
+    order = np.random.default_rng(0).permutation(len(parts.train))[:LARGER]
+    with ticks("Embedding a gallery for them", len(order)) as tick:
+        more, _ = embed_distractors([parts.train[n] for n in order], encoder, fusion, tick)
     with suppress(InvalidListings):
-        points |= calibrate.thresholds_of(calibrate.fit_thresholds(data.labelled(), fusion, criterion)).points
+        fitted = calibrate.fit_thresholds(data.labelled(), fusion, criterion, more=more.labelled())
+        points |= calibrate.thresholds_of(fitted).points
     thresholds = Thresholds(points)
-    with ticks("Collecting evidence about pairs", len(data.labels)) as tick:
+    with ticks("Collecting evidence about pairs", 2 * len(data.labels)) as tick:
         evidence = data.candidate_pairs(thresholds, tick)
+        larger = data.in_larger_gallery(more, thresholds, tick)
+    smaller = data.in_smaller_galleries(thresholds)
     with suppress(InvalidListings), ticks("Fitting the pair model", FITS) as tick:
-        return thresholds, fit_pair_model(evidence.table, evidence.labels, data.in_smaller_galleries(thresholds), tick=tick)
+        return thresholds, fit_pair_model(evidence.table, evidence.labels, smaller, [larger], tick=tick)
     return thresholds, None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from app.core.decision import Thresholds
 from app.core.fusion import Fusion
 from app.encoders.base import Encoder
 from app.errors import InvalidListings
-from app.evaluation.evidence import Table, candidate_pairs, joined, judged_alone, moved_by
+from app.evaluation.evidence import NOBODY, Table, candidate_pairs, joined, judged_alone, moved_by
 from app.evaluation.features import SIGNALS, Features, embed_items
 from app.evaluation.galleries import deal
 from app.labelled.listings import Item
@@ -50,6 +50,17 @@ class LabelledFeatures:
         """Returns the candidates of every listing among the others; `tick` takes the number of listings just done."""
         return PairEvidence(candidate_pairs(self.features, self.titles, self.labels, thresholds, tick), self.labels)
 
+    def in_larger_gallery(self, more: Distractors, thresholds: Thresholds, tick: Callable[[int], None]) -> Table:
+        """Returns the candidates of every listing again, among the others and more: what a probability is worth there.
+
+        The table names the listings of `more` NOBODY.
+        """
+        count = len(self.labels)
+        labels = np.append(self.labels, np.full(len(more.titles), NOBODY))
+        gallery, titles = self.features.and_also(more.features), [*self.titles, *more.titles]
+        table = candidate_pairs(gallery, titles, labels, thresholds, tick, queries=count)
+        return replace(table, others=np.where(table.others < count, table.others, NOBODY))
+
     def in_smaller_galleries(self, thresholds: Thresholds, seed: int = 0) -> list[Table]:
         """Returns the candidates of every listing again, among fewer others: what a probability is worth in a small catalog.
 
@@ -69,24 +80,46 @@ class LabelledFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class Distractors:
+    """Listings that fill up a gallery and are nobody's match.
+
+    Attributes:
+        features: vectors and hashes.
+        titles: clean titles.
+    """
+
+    features: Features
+    titles: Sequence[str | None]
+
+    def labelled(self) -> Labelled:
+        """Returns what thresholds are fitted among; no listing has a group."""
+        return Labelled(self.features.vectors, self.features.flags, np.full(len(self.titles), NOBODY))
+
+
+@dataclass(frozen=True, slots=True)
 class PairEvidence:
     """What the pair model is fitted to and measured on: pairs of `n` listings, and the groups of those.
 
     Attributes:
         table: the pairs.
         labels: `(n,)` int64 groups of the listings.
-        more: pairs of the same listings in other galleries, for trees and calibration alone.
+        smaller: pairs of the same listings in smaller galleries, for trees and calibration alone.
+        larger: pairs of the same listings in larger galleries, for all but groups.
     """
 
     table: Table
     labels: NDArray[np.int64]
-    more: tuple[Table, ...] = ()
+    smaller: tuple[Table, ...] = ()
+    larger: tuple[Table, ...] = ()
 
     def and_also(self, other: PairEvidence) -> PairEvidence:
         """Returns both; their groups have nothing in common."""
         labels = np.concatenate([self.labels, other.labels + int(self.labels.max(initial=-1)) + 1])
-        moved = tuple(moved_by(table, len(self.labels)) for table in other.more)
-        return PairEvidence(joined(self.table, moved_by(other.table, len(self.labels))), labels, (*self.more, *moved))
+        smaller, larger = (
+            (*mine, *(moved_by(table, len(self.labels)) for table in theirs))
+            for mine, theirs in ((self.smaller, other.smaller), (self.larger, other.larger))
+        )
+        return PairEvidence(joined(self.table, moved_by(other.table, len(self.labels))), labels, smaller, larger)
 
 
 def embed_pairs(
@@ -108,6 +141,14 @@ def embed_pairs(
     same = np.asarray(pairs.same, np.bool_)
     table = judged_alone(features, titles, left[usable], right[usable], same[usable], thresholds.all_at(1))
     return PairEvidence(table, labels), bad
+
+
+def embed_distractors(
+    items: Sequence[Item], encoder: Encoder, fusion: Fusion, tick: Callable[[int], None]
+) -> tuple[Distractors, list[BadRow]]:
+    """Embeds listings that only fill up the gallery; returns them, and those that could not be read."""
+    features, kept, bad = embed_items(items, SIGNALS, encoder, fusion, tick)
+    return Distractors(features, [items[n].title for n in kept]), bad
 
 
 def embed_labelled(

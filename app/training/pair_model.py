@@ -25,7 +25,7 @@ from app.core.neighbourhood import TOGETHER
 from app.core.pairs import FEATURES
 from app.core.product import Floats
 from app.errors import InvalidListings
-from app.evaluation.evidence import Table, joined
+from app.evaluation.evidence import NOBODY, Table, joined
 
 FILES: dict[Setting, str] = {"context": "pair_model.txt", "alone": "pair_model_alone.txt"}
 FOLDS = 5
@@ -81,7 +81,8 @@ class Fitted:
 def fit_pair_model(
     table: Table,
     labels: Rows,
-    more: Sequence[Table] = (),
+    smaller: Sequence[Table] = (),
+    larger: Sequence[Table] = (),
     seed: int = 0,
     tick: Callable[[int], None] = lambda _: None,
     rounds: int = ROUNDS,
@@ -91,7 +92,8 @@ def fit_pair_model(
     Args:
         table: candidate pairs of listings that the towers were not trained on.
         labels: `(n,)` group of each listing.
-        more: pairs of the same listings in other galleries; trees and calibration see them, bounds are those of `table`.
+        smaller: pairs of the same listings in smaller galleries; trees and calibration see them.
+        larger: likewise in larger galleries; bounds are fitted to them, too, but for that of groups.
         seed: of folds and trees.
         tick: called with 1 after each of `FITS` fits.
         rounds: trees.
@@ -106,32 +108,34 @@ def fit_pair_model(
             f"{len(table.same) - same:,}: give it more labelled listings."
         )
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
-    own = len(table.same)
+    fold = np.append(fold, NOBODY)  # of NOBODY
+    own, wide = len(table.same), joined(table, *larger)
     raw, texts, calibration = dict[Setting, Doubles](), dict[Setting, str](), dict[Setting, Platt]()
-    for setting, (shown, weights) in _learned(table, more).items():
+    for setting, (shown, weights) in _learned(table, smaller, larger).items():
         asked = len(shown.same) if setting == "context" else own
         raw[setting] = _held_out(shown, weights, fold, seed, rounds, tick)[:asked]
         texts[setting] = _trees(shown, weights, seed, rounds).model_to_string()
         calibration[setting] = _platt(raw[setting], shown.same[:asked], weights[:asked])
         tick(1)
-    probability = calibration["context"](raw["context"][:own])
+    probability = calibration["context"](raw["context"])[: len(wide.same)]
     spec = PairSpec(
         weights=FILES,
         features=FEATURES,
         calibration=calibration,
-        precision=_precision(probability, table.same),
-        **_bounds(probability, table, labels),
+        precision=_precision(probability, wide.same),
+        **_bounds(probability, wide.same),
+        group=_group_bound(probability[:own], table, labels),
     )
-    return Fitted(spec, texts, probability)
+    return Fitted(spec, texts, probability[:own])
 
 
-def _learned(table: Table, more: Sequence[Table]) -> dict[Setting, tuple[Table, Doubles]]:
+def _learned(table: Table, smaller: Sequence[Table], larger: Sequence[Table]) -> dict[Setting, tuple[Table, Doubles]]:
     """Returns the pairs that the trees for either setting see, and their weights; those that they are for come first."""
     own = len(table.same)
     lonely = replace(table, evidence=without_context(table.evidence))  # by itself, a pair is the same in every gallery
-    smaller = sum(len(one.same) for one in more)
+    many, few = (sum(len(one.same) for one in tables) for tables in (larger, smaller))
     return {
-        "context": (joined(table, *more), np.repeat([1.0, SMALLER_SHARE], [own, smaller])),
+        "context": (joined(table, *larger, *smaller), np.repeat([1.0, SMALLER_SHARE], [own + many, few])),
         "alone": (joined(lonely, table), np.repeat([LONELY_SHARE, 1.0], own)),  # what contexts tell of titles holds without
     }
 
@@ -226,14 +230,18 @@ def _precision(probability: Doubles, same: Flags) -> tuple[tuple[float, float], 
     return tuple(found) or ((0.5, 1.0),)
 
 
-def _bounds(probability: Doubles, table: Table, labels: Rows) -> dict[str, float]:
-    """Finds the bound of a match by the F1 of pairs, that of review by recall, that of groups by the F1 of groups."""
+def _bounds(probability: Doubles, same: Flags) -> dict[str, float]:
+    """Finds the bound of a match by the F1 of pairs, and that of review by recall."""
     grid = np.arange(0.05, 0.96, 0.01)
-    right = np.array([(table.same & (probability >= bound)).sum() for bound in grid])
+    right = np.array([(same & (probability >= bound)).sum() for bound in grid])
     found = np.array([(probability >= bound).sum() for bound in grid])
-    match = float(grid[(2 * right / (found + table.same.sum())).argmax()])
-    review = float(np.quantile(probability[table.same], 1 - REVIEWED))
+    match = float(grid[(2 * right / (found + same.sum())).argmax()])
+    review = float(np.quantile(probability[same], 1 - REVIEWED))
+    return {"match": round(match, 4), "review": round(min(review, match), 4)}
+
+
+def _group_bound(probability: Doubles, table: Table, labels: Rows) -> float:
+    """Finds the bound of groups by their F1."""
     edges = edges_of(table.rows, table.others, probability)
     scores = [group_metrics(average_linkage(edges, len(labels), bound), labels).competition_f1 for bound in GROUP_BOUNDS]
-    group = max(bound for bound, score in zip(GROUP_BOUNDS, scores, strict=True) if score >= max(scores) - AS_GOOD)
-    return {"match": round(match, 4), "review": round(min(review, match), 4), "group": group}
+    return max(bound for bound, score in zip(GROUP_BOUNDS, scores, strict=True) if score >= max(scores) - AS_GOOD)

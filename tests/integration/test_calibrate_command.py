@@ -15,6 +15,7 @@ from app.core.pairs import FEATURES
 from app.errors import InvalidInput, InvalidListings
 from app.model_store import load_bundle
 from tests.integration.labelled import Titles, rows_of
+from tests.toys import toy_table
 from tests.training import SIZES, run
 
 HELD_OUT = {
@@ -96,6 +97,25 @@ def test_few_listings_fit_thresholds_alone_and_say_why(titles: Titles, tmp_path:
         before, after = load_bundle(bundle), load_bundle(mine)
         assert after.manifest.pairs == before.manifest.pairs
         assert after.manifest.thresholds != before.manifest.thresholds
+
+
+def test_a_gallery_makes_thresholds_and_probabilities_for_a_larger_catalog(titles: Titles, tmp_path: Path) -> None:
+    mine = copy(titles.plain, tmp_path)
+    more = toy_table(tmp_path / "others", 40, photos=False)
+    said = run("calibrate", "--bundle", mine, "--listings", titles.table, "--gallery", more)
+    without, found = load_bundle(titles.pairs).manifest, load_bundle(mine).manifest
+    assert "already in the gallery" in said  # the tables use the same ids
+    assert without.pairs is not None
+    assert found.pairs is not None
+    assert found.thresholds["title"][-1][0] > without.thresholds["title"][-1][0]
+    assert found.pairs.calibration["context"] != without.pairs.calibration["context"]
+    assert found.pairs.calibration["alone"] == without.pairs.calibration["alone"]
+    assert [one["file"] for one in found.data["calibration"]] == [titles.table.name, more.name]
+
+
+def test_a_gallery_without_listings_is_refused(titles: Titles) -> None:
+    outcome = CliRunner().invoke(cli, ["calibrate", "--bundle", str(titles.plain), "--gallery", str(titles.table)])
+    assert isinstance(outcome.exception, InvalidInput)
 
 
 def test_nothing_to_fit_to_is_refused(titles: Titles) -> None:

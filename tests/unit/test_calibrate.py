@@ -85,6 +85,22 @@ def test_thresholds_rise_with_the_gallery() -> None:
     assert thresholds.at("image", 50) < thresholds.at("image", 1500) <= thresholds.at("image", 10**6)
 
 
+def test_more_listings_make_one_larger_gallery() -> None:
+    data, strangers = crowd(60), crowd(200, seed=1)
+    plain = fit_thresholds(data, Fusion(weight=1, image_dim=12, title_dim=0))
+    found = fit_thresholds(data, Fusion(weight=1, image_dim=12, title_dim=0), more=strangers)
+    assert found[:-1] == plain
+    assert found[-1].gallery == 520
+    assert found[-1].threshold > plain[-1].threshold
+
+
+def test_more_listings_of_another_modality_make_none() -> None:
+    data, strangers = crowd(60), crowd(200, seed=1)
+    other = Labelled(strangers.rows, np.full(len(strangers.groups), HAS_TITLE, np.uint8), strangers.groups)
+    fusion = Fusion(weight=1, image_dim=12, title_dim=0)
+    assert fit_thresholds(data, fusion, more=other) == fit_thresholds(data, fusion)
+
+
 def test_fitting_is_repeatable() -> None:
     data = crowd(120)
     assert fit_thresholds(data, Fusion(1, 12, 0), seed=3) == fit_thresholds(data, Fusion(1, 12, 0), seed=3)

@@ -72,6 +72,24 @@ def test_blocks_do_not_change_the_result() -> None:
     assert curve.precision[0] == pytest.approx(sum((np.arange(rows) % 3 == g).sum() ** 2 for g in range(3)) / rows**2)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, len(HALVES) - 1), st.integers(0, 4)), min_size=1, max_size=12),
+    st.lists(st.integers(0, len(HALVES) - 1), max_size=12),
+)
+def test_strangers_in_the_gallery_are_found_and_do_not_ask(rows: list[tuple[int, int]], strangers: list[int]) -> None:
+    asking, groups = [v for v, _ in rows], [g for _, g in rows]
+    vectors = HALVES[asking + strangers]
+    curve = threshold_curve(vectors, np.array(groups + [-1] * len(strangers)), GRID, len(rows))
+    alone = [np.arange(len(strangers)) + 10]  # a group each
+    whole = np.concatenate([groups, *alone]).astype(np.int64)
+    scores = vectors @ vectors.T
+    for n, threshold in enumerate(GRID):
+        found = (scores >= threshold) | np.eye(len(vectors), dtype=bool)
+        right = (found & (whole[:, None] == whole)).sum(1)
+        f1 = 2 * right / ((whole[:, None] == whole).sum(1) + found.sum(1))
+        assert curve.f1[n] == pytest.approx(f1[: len(rows)].mean())
+
+
 def test_the_best_of_equal_thresholds_is_the_middle_one() -> None:
     f1 = np.array([0.1, 0.7, 0.9, 0.9, 0.9, 0.2])
     curve = Curve(np.linspace(0, 1, 6), f1, f1, f1, f1, f1)

@@ -1,4 +1,4 @@
-"""The same listings among fewer others: what a probability is worth in a small catalog."""
+"""The same listings among fewer others, and among more: what a probability is worth in small catalogs and in large ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from app.core.decision import Thresholds
+from app.core.fusion import HAS_BOTH
 from app.core.pairs import FEATURES
+from app.evaluation.evidence import NOBODY, Table, moved_by
 from app.training import labelled_features
-from app.training.labelled_features import LabelledFeatures, PairEvidence
+from app.training.labelled_features import Distractors, LabelledFeatures, PairEvidence
 from app.training.pair_model import fit_pair_model
 from tests.evidence import clusters, synthetic
 
@@ -52,14 +54,60 @@ def test_joined_evidence_keeps_listings_apart(data: LabelledFeatures) -> None:
     assert len(both.labels) == 240
     assert len(np.unique(both.labels)) == 80
     assert set(both.table.rows.tolist()) == set(range(240))
-    assert {int(row) for table in both.more[len(small) :] for row in table.rows} == set(range(120, 240))
+    assert {int(row) for table in both.smaller[len(small) :] for row in table.rows} == set(range(120, 240))
 
 
 def test_more_pairs_move_trees_and_calibration_and_leave_the_pairs_that_are_judged() -> None:
     table, labels = synthetic(120, seed=3)
     plain = fit_pair_model(table, labels, rounds=40)
-    more = fit_pair_model(table, labels, [table], rounds=40)
+    more = fit_pair_model(table, labels, smaller=[table], rounds=40)
     assert len(more.probability) == len(plain.probability) == len(table.same)
     assert more.texts["context"] != plain.texts["context"]
     assert more.spec.calibration["context"] != plain.spec.calibration["context"]
     assert (more.texts["alone"], more.spec.calibration["alone"]) == (plain.texts["alone"], plain.spec.calibration["alone"])
+
+
+@pytest.fixture
+def strangers() -> Distractors:
+    """Listings of other groups, nearer to some of the others than these are to each other."""
+    features, titles, _ = clusters(groups=60, each=2, seed=2)
+    return Distractors(features, titles)
+
+
+def test_every_listing_is_judged_once_more_among_all(data: LabelledFeatures, strangers: Distractors) -> None:
+    table = data.in_larger_gallery(strangers, ONE, lambda _: None)
+    assert np.unique(table.rows).tolist() == list(range(120))
+    assert 10 ** table.evidence[:, FEATURES.index("log_gallery")] == pytest.approx(240)
+    nobody = table.others == NOBODY
+    assert nobody.any()
+    assert not table.same[nobody].any()
+    known = ~nobody
+    assert table.others[known].max() < 120
+    assert (table.same[known] == (data.labels[table.rows[known]] == data.labels[table.others[known]])).all()
+
+
+def test_strangers_have_no_group_for_thresholds(strangers: Distractors) -> None:
+    found = strangers.labelled()
+    assert set(found.groups.tolist()) == {NOBODY}
+    assert (found.flags == HAS_BOTH).all()
+    assert len(found.rows) == 120
+
+
+def test_nobody_stays_nobody_when_tables_are_joined(data: LabelledFeatures, strangers: Distractors) -> None:
+    table = data.in_larger_gallery(strangers, ONE, lambda _: None)
+    assert ((moved_by(table, 7).others == NOBODY) == (table.others == NOBODY)).all()
+    given = PairEvidence(data.candidate_pairs(ONE, lambda _: None).table, data.labels, larger=(table,))
+    both = given.and_also(given)
+    assert [int(one.rows.min()) for one in both.larger] == [0, 120]
+
+
+def test_a_larger_gallery_moves_bounds_and_calibration_and_leaves_the_pairs_that_are_judged() -> None:
+    table, labels = synthetic(120, seed=3)
+    harder = Table(table.rows, np.where(table.same, table.others, NOBODY), table.evidence.copy(), table.same)
+    harder.evidence[:, FEATURES.index("score")] += 0.3  # strangers that are as alike as matches were
+    plain = fit_pair_model(table, labels, rounds=40)
+    more = fit_pair_model(table, labels, larger=[harder], rounds=40)
+    assert len(more.probability) == len(table.same)
+    assert more.spec.calibration["context"] != plain.spec.calibration["context"]
+    assert more.spec.precision != plain.spec.precision
+    assert more.texts["alone"] == plain.texts["alone"]
