@@ -34,7 +34,7 @@ from app.training.run import Split, Ticks, Trained
 from app.training.start import Towers
 
 UNFITTED = 0.5  # where there is too little to fit a threshold to
-LARGER = 30_000  # listings of the training that fill up the gallery of those kept apart: as many products more than they are
+LARGER = 30_000  # listings of the training, at most, that fill up the gallery of those kept apart
 
 
 @dataclass(frozen=True, slots=True)

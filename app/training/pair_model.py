@@ -108,8 +108,8 @@ def fit_pair_model(
             f"{len(table.same) - same:,}: give it more labelled listings."
         )
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
-    fold = np.append(fold, NOBODY)  # of NOBODY
-    own, wide = len(table.same), joined(table, *larger)
+    fold = np.append(fold, NOBODY)  # NOBODY points at the last, and is in no fold
+    own, wide = len(table.same), joined(table, *larger)  # what the bounds are fitted to
     raw, texts, calibration = dict[Setting, Doubles](), dict[Setting, str](), dict[Setting, Platt]()
     for setting, (shown, weights) in _learned(table, smaller, larger).items():
         asked = len(shown.same) if setting == "context" else own
