@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -100,7 +100,7 @@ def calibrate(
             show_points("Fitted (scores on the listings they were fitted to)", points)
             thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
         if pair_model:
-            parts.append(_in_all_galleries(data, more, thresholds))
+            parts.append(data.in_all_galleries(thresholds, progress, more))
     if pairs and pair_model:
         parts.append(reader.pairs(_read_pairs(pairs, images, strict), thresholds))
     if feedback is not None and pair_model:
@@ -167,21 +167,6 @@ class _Reader:
             found, bad = embed_pairs(table, self.encoder, self.bundle.manifest.encoder_fusion(), thresholds, tick)
         show_bad_rows(bad)
         return found
-
-
-def _candidates(data: LabelledFeatures, thresholds: Thresholds) -> PairEvidence:
-    with progress("Collecting evidence", len(data.labels)) as tick:
-        return data.candidate_pairs(thresholds, tick)
-
-
-def _in_all_galleries(data: LabelledFeatures, more: Distractors | None, thresholds: Thresholds) -> PairEvidence:
-    found = _candidates(data, thresholds)
-    with progress("... in smaller galleries", None):
-        found = replace(found, smaller=tuple(data.in_smaller_galleries(thresholds)))
-    if more is None:
-        return found
-    with progress("... in the larger gallery", len(data.labels)) as tick:
-        return replace(found, larger=(data.in_larger_gallery(more, thresholds, tick),))
 
 
 def _read_pairs(files: Sequence[Path], images: Path | None, strict: bool) -> PairTable:
@@ -265,7 +250,8 @@ def _report(other: LabelledFeatures, loaded: Bundle, after: _Calibration) -> lis
     found = {}
     for name, (model, thresholds) in models.items():
         if model is not None:
-            table = _candidates(other, thresholds).table
+            with progress("Collecting evidence", len(other.labels)) as tick:
+                table = other.candidate_pairs(thresholds, tick).table
             found[name] = measure_pairs(model.probability(table.evidence), table.same, model.spec)
     if found:
         show_pairs("Pair model, candidate pairs of the other listings", found)

@@ -114,12 +114,9 @@ def _calibrated(
         fitted = calibrate.fit_thresholds(data.labelled(), fusion, criterion, more=more.labelled())
         points |= calibrate.thresholds_of(fitted).points
     thresholds = Thresholds(points)
-    with ticks("Collecting evidence about pairs", 2 * len(data.labels)) as tick:
-        evidence = data.candidate_pairs(thresholds, tick)
-        larger = data.in_larger_gallery(more, thresholds, tick)
-    smaller = data.in_smaller_galleries(thresholds)
+    found = data.in_all_galleries(thresholds, ticks, more)
     with suppress(InvalidListings), ticks("Fitting the pair model", FITS) as tick:
-        return thresholds, fit_pair_model(evidence.table, evidence.labels, smaller, [larger], tick=tick)
+        return thresholds, fit_pair_model(found.table, found.labels, found.smaller, found.larger, tick=tick)
     return thresholds, None
 
 

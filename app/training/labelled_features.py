@@ -15,6 +15,7 @@ from app.errors import InvalidListings
 from app.evaluation.evidence import NOBODY, Table, candidate_pairs, joined, judged_alone, moved_by
 from app.evaluation.features import SIGNALS, Features, embed_items
 from app.evaluation.galleries import deal
+from app.evaluation.geometry import Progress
 from app.labelled.listings import Item
 from app.labelled.pairs import PairTable
 from app.listings import BadRow
@@ -49,6 +50,17 @@ class LabelledFeatures:
     def candidate_pairs(self, thresholds: Thresholds, tick: Callable[[int], None]) -> PairEvidence:
         """Returns the candidates of every listing among the others; `tick` takes the number of listings just done."""
         return PairEvidence(candidate_pairs(self.features, self.titles, self.labels, thresholds, tick), self.labels)
+
+    def in_all_galleries(self, thresholds: Thresholds, progress: Progress, more: Distractors | None = None) -> PairEvidence:
+        """Returns what the pair model is fitted to: pairs among the listings, in smaller galleries, in one with `more`."""
+        with progress("Collecting evidence", len(self.labels)) as tick:
+            found = self.candidate_pairs(thresholds, tick)
+        with progress("... in smaller galleries", None):
+            found = replace(found, smaller=tuple(self.in_smaller_galleries(thresholds)))
+        if more is None:
+            return found
+        with progress("... in the larger gallery", len(self.labels)) as tick:
+            return replace(found, larger=(self.in_larger_gallery(more, thresholds, tick),))
 
     def in_larger_gallery(self, more: Distractors, thresholds: Thresholds, tick: Callable[[int], None]) -> Table:
         """Returns the candidates of every listing again, among the others and more: what a probability is worth there.

@@ -69,7 +69,7 @@ def test_more_pairs_move_trees_and_calibration_and_leave_the_pairs_that_are_judg
 
 @pytest.fixture
 def strangers() -> Distractors:
-    """Listings of other groups, nearer to some of the others than these are to each other."""
+    """Listings that are near to some of the others, and of none of their groups."""
     features, titles, _ = clusters(groups=60, each=2, seed=2)
     return Distractors(features, titles)
 

@@ -80,8 +80,7 @@ def test_strangers_in_the_gallery_are_found_and_do_not_ask(rows: list[tuple[int,
     asking, groups = [v for v, _ in rows], [g for _, g in rows]
     vectors = HALVES[asking + strangers]
     curve = threshold_curve(vectors, np.array(groups + [-1] * len(strangers)), GRID, len(rows))
-    alone = [np.arange(len(strangers)) + 10]  # a group each
-    whole = np.concatenate([groups, *alone]).astype(np.int64)
+    whole = np.concatenate([groups, np.arange(len(strangers)) + 10]).astype(np.int64)  # a group each
     scores = vectors @ vectors.T
     for n, threshold in enumerate(GRID):
         found = (scores >= threshold) | np.eye(len(vectors), dtype=bool)
