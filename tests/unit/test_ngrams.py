@@ -8,8 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from app.core.spec import NgramSpec
 from app.encoders.ngrams import NgramPart, NgramReader
@@ -90,6 +92,24 @@ def test_vectors_are_the_hashing_written_out(spec: NgramSpec) -> None:
     titles = [*MANY, *TITLES[:5], "aaaa aaaa aaaa"]
     expected = [hashed(title, part.weight.detach(), spec) for title in titles]
     np.testing.assert_allclose(vectors(titles, part).detach().numpy(), expected, atol=1e-5)
+
+
+@given(
+    titles=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=5),
+    sizes=st.sampled_from([(1, 1), (2, 5), (3, 4), (5, 6)]),
+)
+def test_ngrams_are_those_of_scikit_learn(titles: list[str], sizes: tuple[int, int]) -> None:
+    spec = NgramSpec(shortest=sizes[0], longest=sizes[1])
+    found = NgramReader(spec)(titles)
+    assert found.titles == len(titles)
+    oracle = HashingVectorizer(
+        analyzer="char_wb", ngram_range=sizes, n_features=spec.buckets, norm=None, alternate_sign=False, dtype=np.float32
+    )
+    wanted = oracle.transform(titles or [""])
+    rows = np.repeat(np.arange(wanted.shape[0]), np.diff(wanted.indptr))
+    assert found.rows.tolist() == rows.tolist()
+    assert found.buckets.tolist() == wanted.indices.tolist()
+    np.testing.assert_allclose(found.counts.numpy(), 1 + np.log(wanted.data), rtol=1e-6)
 
 
 def test_inner_products_estimate_tf_idf_cosines() -> None:
