@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal, NamedTuple
 
 from app.catalog.base import Stored
 from app.catalog.photo_store import PhotoStore
 from app.catalog.reembed import Reembedding, StaleProduct
 from app.core.answer import Answer
-from app.core.product import Prepared, Product, ProductDraft, Scalar, canonical
-from app.embedding import embed, read_ahead, readers
+from app.core.product import Embedding, Prepared, Product, ProductDraft, Scalar, canonical
+from app.embedding import Item, embed
+from app.embedding_ahead import Embedded, Found, embed_ahead
 from app.encoders.base import Encoder
 from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
 from app.listings import BadRow, Listing
-from app.matcher import Matcher, MatchOptions, PreparedProduct
+from app.matcher import Matcher, MatchOptions
 
 CHUNK = 64  # rows that are read and committed together, at least
 
@@ -43,12 +45,18 @@ class MatchedRow:
     result: Answer | AppError
 
 
+class _Row(NamedTuple):
+    """A row of a table to index; `outcome` is why it cannot be, or True if it is stored as it is, or None."""
+
+    row: Listing | BadRow
+    outcome: AppError | Literal[True] | None
+
+
 def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str, tick: Tick) -> IndexSummary:
     """Indexes a table, in chunks that are each committed whole.
 
-    While the towers work, the chunks after are decoded and the ones before are committed; four are in memory at most.
-    A product that is stored already with the same title, photos and attributes is not embedded again, so an
-    interrupted run is resumed by running it again.
+    While the towers work, the chunks after are read and the one before is committed. A product that is stored already
+    with the same title, photos and attributes is not embedded again, so an interrupted run is resumed by running it again.
 
     Args:
         matcher: where to index.
@@ -56,48 +64,41 @@ def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str,
         catalog: its name; created if new.
         tick: called with the number of rows that are done: committed, unchanged or bad.
     """
-    summary = IndexSummary()
-    seen: set[str] = set()
-    waiting: deque[tuple[int, Future[list[Stored]]]] = deque()
-    at_once = matcher.encoder.at_once
-
-    def store(drafts: Future[list[ProductDraft]]) -> list[Stored]:
-        return matcher.catalog.put(catalog, drafts.result())
-
-    with ThreadPoolExecutor(readers()) as pool, ThreadPoolExecutor(at_once) as embedders, ThreadPoolExecutor(1) as writer:
-        try:
-            read = read_ahead(pool, lambda row: _read(matcher, row, catalog), rows, chunk_of(matcher.encoder))
-            for chunk, outcomes in read:
-                ready = _to_embed(zip(chunk, outcomes, strict=True), seen, summary)
-                drafts = embedders.submit(matcher.drafts, ready)
-                waiting.append((len(chunk), writer.submit(store, drafts)))
-                if len(waiting) > at_once:
-                    _finish(*waiting.popleft(), summary, tick)
-            while waiting:
-                _finish(*waiting.popleft(), summary, tick)
-        except BaseException:
-            for executor in (embedders, writer):  # what has begun is finished, nothing else
-                executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    summary, seen = IndexSummary(), set[str]()
+    check = _checking(matcher, catalog)
+    commit: tuple[int, Future[list[Stored]]] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for chunk in embed_ahead(matcher.encoder, map(check, rows), _item, chunk_of(matcher.encoder)):
+            drafts = _drafts(chunk, seen, summary)
+            if commit is not None:  # one at a time: after one that failed, nothing is committed
+                _finish(*commit, summary, tick)
+            commit = len(chunk), writer.submit(matcher.catalog.put, catalog, drafts)
+        if commit is not None:
+            _finish(*commit, summary, tick)
     return summary
 
 
-def _to_embed(
-    read: Iterable[tuple[Listing | BadRow, PreparedProduct | BadRow | None]], seen: set[str], summary: IndexSummary
-) -> list[PreparedProduct]:
-    """Returns what is left to embed; what is not is counted. `seen` are the ids of earlier rows."""
-    ready: list[PreparedProduct] = []
-    for row, outcome in read:
-        if isinstance(outcome, BadRow):
-            summary.bad.append(outcome)
-        elif row.id in seen:
-            summary.bad.append(BadRow(row.row, row.id, DuplicateIds(f"id '{row.id}' stands in an earlier row.")))
+def _item(checked: _Row) -> Item | None:
+    """Returns what to embed of a row."""
+    row, outcome = checked
+    return None if outcome is not None or isinstance(row, BadRow) else Item(row.images, row.title)
+
+
+def _drafts(chunk: Iterable[tuple[_Row, Found]], seen: set[str], summary: IndexSummary) -> list[ProductDraft]:
+    """Returns what is left to store; what is not is counted. `seen` are the ids of earlier rows."""
+    ready: list[ProductDraft] = []
+    for (row, outcome), found in chunk:
+        result = found if outcome is None else outcome
+        if not isinstance(result, AppError) and row.id in seen:
+            result = DuplicateIds(f"id '{row.id}' stands in an earlier row.")
+        if isinstance(result, AppError):
+            summary.bad.append(BadRow(row.row, row.id, result))
+            continue
+        seen.add(row.id or "")
+        if isinstance(result, Embedded) and isinstance(row, Listing):
+            ready.append(ProductDraft(row.id or "", result.title, result.uploads, row.attributes, result.embedding))
         else:
-            seen.add(row.id or "")
-            if outcome is None:
-                summary.unchanged += 1
-            else:
-                ready.append(outcome)
+            summary.unchanged += 1
     return ready
 
 
@@ -109,32 +110,41 @@ def _finish(rows: int, commit: Future[list[Stored]], summary: IndexSummary, tick
     tick(rows)
 
 
-def _read(matcher: Matcher, row: Listing | BadRow, catalog: str) -> PreparedProduct | BadRow | None:
-    """Returns the product ready for the towers, None if it is stored as it is, or why it cannot be used."""
-    if isinstance(row, BadRow):
-        return row
-    try:
+def _checking(matcher: Matcher, catalog: str) -> Callable[[Listing | BadRow], _Row]:
+    """Returns what checks rows before their photos are read."""
+    stored = _stored(matcher, catalog)
+
+    def check(row: Listing | BadRow) -> _Row:
+        if isinstance(row, BadRow):
+            return _Row(row, row.error)
         if row.id is None:
-            raise InvalidInput("the row has no id: give every row its own, or name the column with --id-column.")
-        if _is_stored(matcher, row.id, row, catalog):
-            return None
-        return matcher.read_product(row.id, row.title, row.images, row.attributes)
-    except AppError as error:
-        return BadRow(row.row, row.id, error)
+            return _Row(row, InvalidInput("the row has no id: give every row its own, or name the column with --id-column."))
+        try:
+            matcher.check_product(row.id, len(row.images))
+        except AppError as error:
+            return _Row(row, error)
+        return _Row(row, True if stored(row) else None)
+
+    return check
 
 
-def _is_stored(matcher: Matcher, product_id: str, row: Listing, catalog: str) -> bool:
+def _stored(matcher: Matcher, catalog: str) -> Callable[[Listing], bool]:
+    """Returns what says whether a product is in the catalog as a row has it, embedded."""
     if catalog not in {info.name for info in matcher.catalog.catalogs()}:
-        return False
-    try:
-        stored: Product = matcher.catalog.get(catalog, product_id)
-        matcher.catalog.embedding(catalog, product_id)  # one that re-embedding had to leave without vectors is not done
-    except (ProductNotFound, EmptyProduct):
-        return False
-    title = None if row.title is None else matcher.encoder.read_title(row.title)
-    digests = [hashlib.sha256(image).hexdigest() for image in row.images]
-    same_photos = [photo.sha256 for photo in stored.photos] == digests
-    return same_photos and stored.title == title and _compared(stored.attributes) == _compared(row.attributes)
+        return lambda row: False
+
+    def stored(row: Listing) -> bool:
+        try:
+            product: Product = matcher.catalog.get(catalog, row.id or "")
+            matcher.catalog.embedding(catalog, product.id)  # what re-embedding had to leave without vectors is not done
+            title = None if row.title is None else matcher.encoder.read_title(row.title)
+        except (ProductNotFound, EmptyProduct, InvalidInput):
+            return False
+        digests = [hashlib.sha256(image).hexdigest() for image in row.images]
+        same_photos = [photo.sha256 for photo in product.photos] == digests
+        return same_photos and product.title == title and _compared(product.attributes) == _compared(row.attributes)
+
+    return stored
 
 
 def _compared(attributes: Mapping[str, Scalar]) -> dict[str, str]:
@@ -146,21 +156,16 @@ def match_rows(
 ) -> Iterator[MatchedRow]:
     """Matches a table against a catalog; yields one result a row, in order. `tick` as in `index_rows`."""
 
-    def read(row: Listing | BadRow) -> Prepared | AppError:
-        if isinstance(row, BadRow):
-            return row.error
-        try:
-            return matcher.read_query(row.images[0] if row.images else None, row.title)
-        except AppError as error:
-            return error
+    def item(row: Listing | BadRow) -> Item | None:
+        return None if isinstance(row, BadRow) else Item(row.images[:1], row.title)
 
-    with ThreadPoolExecutor(readers()) as pool:
-        for chunk, outcomes in read_ahead(pool, read, rows, chunk_of(matcher.encoder)):
-            read_rows = list(outcomes)
-            answers = iter(matcher.match([item for item in read_rows if isinstance(item, Prepared)], options))
-            for row, item in zip(chunk, read_rows, strict=True):
-                yield MatchedRow(row.row, row.id, item if isinstance(item, AppError) else next(answers))
-            tick(len(chunk))
+    for chunk in embed_ahead(matcher.encoder, rows, item, chunk_of(matcher.encoder)):
+        asked = [(found.known, found.embedding) for _, found in chunk if isinstance(found, Embedded)]
+        answers = iter(matcher.answer(asked, options))
+        for row, found in chunk:
+            error = row.error if isinstance(row, BadRow) else found
+            yield MatchedRow(row.row, row.id, error if isinstance(error, AppError) else next(answers))
+        tick(len(chunk))
 
 
 def chunk_of(encoder: Encoder) -> int:
@@ -176,17 +181,31 @@ def reembed(encoder: Encoder, work: Reembedding, photos: PhotoStore, tick: Tick)
         embedded; with nothing left they stay stored, but match nothing until they are indexed again.
     """
     failed: list[tuple[StaleProduct, AppError]] = []
-    with ThreadPoolExecutor(readers()) as pool:
-        for batch in work.batches(chunk_of(encoder)):
-            read = list(pool.map(lambda product: _reread(encoder, product, photos), batch))
-            failed += [(product, error) for product, (_, errors) in zip(batch, read, strict=True) for error in errors]
-            embedded = iter(embed(encoder, [prepared for prepared, _ in read if not prepared.empty]))
-            work.store(batch, [None if prepared.empty else next(embedded) for prepared, _ in read])
-            tick(len(batch))
+
+    def item(product: StaleProduct) -> Item | None:
+        try:
+            images = [photos.get(digest) for digest in product.photos] if encoder.image_dim else []
+        except AppError:
+            return None  # read again below, photo by photo
+        return Item(images, product.title if encoder.title_dim else None, clean=True)
+
+    size = chunk_of(encoder)
+    for chunk in embed_ahead(encoder, chain.from_iterable(work.batches(size)), item, size):
+        embeddings: list[Embedding | None] = []
+        for product, found in chunk:
+            if isinstance(found, Embedded):
+                embeddings.append(found.embedding)
+                continue
+            prepared, errors = _reread(encoder, product, photos)
+            failed += [(product, error) for error in errors]
+            embeddings.append(None if prepared.empty else embed(encoder, [prepared])[0])
+        work.store([product for product, _ in chunk], embeddings)
+        tick(len(chunk))
     return failed
 
 
 def _reread(encoder: Encoder, product: StaleProduct, photos: PhotoStore) -> tuple[Prepared, list[AppError]]:
+    """Returns what is left of a product of which something cannot be read, and why."""
     errors: list[AppError] = []
     pixels = []
     for digest in product.photos if encoder.image_dim else ():

@@ -5,45 +5,62 @@ What the matcher does with single requests and the command line with whole table
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from app.core.product import Embedding, Pixels, Prepared, Upload
+from app.encoders.ahead import Outcome, ReadPhoto
 from app.encoders.base import Encoder
-from app.errors import EmptyProduct
+from app.errors import AppError, EmptyProduct
 
-_EVERY = 499  # bytes between those of a picture that are looked at first
+_EVERY = 1999  # bytes between those of a picture that are looked at first
 
 Value = TypeVar("Value")
-Row = TypeVar("Row")
-Outcome = TypeVar("Outcome")
 
 
-def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> tuple[Prepared, tuple[Upload, ...], str | None]:
+Read = tuple[Prepared, tuple[Upload, ...], str | None]  # what the towers take, the photos as uploaded, the clean title
+
+
+class Item(NamedTuple):
+    """A product or a query before it is read: photos and title, which is `clean` already if it was stored."""
+
+    images: Sequence[bytes]
+    title: str | None
+    clean: bool = False
+
+
+def read(encoder: Encoder, images: Sequence[bytes], title: str | None) -> Read:
     """Checks and decodes a product or a query.
 
     Returns:
-        What the towers take (only what this model reads), the photos as uploaded, and the clean title.
+        What the towers take (only what this model reads), the photos, and the title.
 
     Raises:
         EmptyProduct: neither photo nor title, or none that this model reads. Others as `Encoder`.
     """
-    if not images and title is None:
+    return joined(encoder, map(encoder.read_photo, images), title)
+
+
+def joined(encoder: Encoder, outcomes: Iterable[Outcome], title: str | None, *, clean: bool = False) -> Read:
+    """Returns and raises as `read`, for photos that have been read, or could not be, and perhaps a clean title."""
+    if title is not None and not clean:
+        title = encoder.read_title(title)
+    read: list[ReadPhoto] = []
+    for one in outcomes:
+        if isinstance(one, AppError):
+            raise one
+        read.append(one)
+    if not read and title is None:
         raise EmptyProduct("there is neither a photo nor a title: send at least one of them.")
-    clean = None if title is None else encoder.read_title(title)
-    read = [encoder.read_photo(data) for data in images]
     photos = tuple(pixels for _, pixels in read) if encoder.image_dim else ()
     phash = read[0][0].photo.phash if read else None
-    prepared = Prepared(photos, clean if encoder.title_dim else None, phash)
+    prepared = Prepared(photos, title if encoder.title_dim else None, phash)
     if prepared.empty:
-        lacking = "titles" if images else "photos"
+        lacking = "titles" if read else "photos"
         raise EmptyProduct(f"this model does not read what was sent: send {lacking}, or load another bundle.")
-    return prepared, tuple(upload for upload, _ in read), clean
+    return prepared, tuple(upload for upload, _ in read), title
 
 
 def embed(encoder: Encoder, items: Sequence[Prepared]) -> list[Embedding]:
@@ -84,38 +101,3 @@ class _Picture:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Picture) and np.array_equal(self._pixels, other._pixels)
-
-
-def readers() -> int:
-    """Returns how many photos are decoded at the same time: one for each core, and some more while others wait."""
-    return max(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def read_ahead(
-    pool: Executor, read: Callable[[Row], Outcome], rows: Iterable[Row], size: int
-) -> Iterator[tuple[Sequence[Row], Iterator[Outcome]]]:
-    """Yields chunks of rows with what `read` makes of them, while the chunk after is being read.
-
-    If the rows end with an error, it is raised after the chunks before it have been yielded.
-    """
-    ahead: tuple[Sequence[Row], Iterator[Outcome]] | None = None
-    chunks = _chunks(rows, size)
-    failure: Exception | None = None
-    while True:
-        try:
-            chunk = next(chunks, None)
-        except Exception as error:  # noqa: BLE001 - raised below, when the chunk before it is done
-            chunk, failure = None, error
-        current, ahead = ahead, None if chunk is None else (chunk, pool.map(read, chunk))
-        if current is not None:
-            yield current
-        if failure is not None:
-            raise failure
-        if ahead is None:
-            return
-
-
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[Sequence[Row]]:
-    source = iter(rows)
-    while chunk := list(islice(source, size)):
-        yield chunk

@@ -122,12 +122,16 @@ class Matcher:
         if photos > self.limits.photos:
             raise InvalidInput(f"a product takes at most {self.limits.photos} photos, got {photos}.")
 
+    def check_product(self, product_id: str, photos: int) -> None:
+        """Raises InvalidInput for an id that no product can have, or if it must not have so many photos."""
+        check_id(product_id)
+        self.check_photos(photos)
+
     def read_product(
         self, product_id: str, title: str | None, images: Sequence[bytes], attributes: Mapping[str, Scalar]
     ) -> PreparedProduct:
         """Checks and decodes one product. Raises as `read_query`, and InvalidInput for a bad id or too many photos."""
-        check_id(product_id)
-        self.check_photos(len(images))
+        self.check_product(product_id, len(images))
         prepared, uploads, clean = read(self.encoder, images, title)
         return PreparedProduct(product_id, clean, uploads, attributes, prepared)
 
@@ -181,7 +185,11 @@ class Matcher:
 
     def match(self, items: Sequence[Prepared], options: MatchOptions) -> list[Answer]:
         """Embeds and searches in one go, for callers without a queue."""
-        queries = [self.query(item, e, options) for item, e in zip(items, self.embed(items), strict=True)]
+        return self.answer(list(zip(items, self.embed(items), strict=True)), options)
+
+    def answer(self, embedded: Sequence[tuple[Prepared, Embedding]], options: MatchOptions) -> list[Answer]:
+        """Searches for queries that have been embedded."""
+        queries = [self.query(item, embedding, options) for item, embedding in embedded]
         return self.search(options.catalog, queries, [options.rule] * len(queries))
 
     def compare(self, sides: tuple[Prepared, Prepared], embeddings: Sequence[Embedding], rule: Rule) -> Verdict:

@@ -7,7 +7,7 @@ A photo's vector is its mean colour, `[red, green, blue] / 255`, normalised. A t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from app.core.fusion import Fusion
 from app.core.product import Floats, Pixels, Upload
 from app.core.spec import Preprocessing
+from app.encoders.ahead import Outcome, in_threads
 from app.encoders.preprocess import InputLimits, clean_title, read_photo
 from app.errors import EncodingFailed
 
@@ -39,6 +40,9 @@ class FakeEncoder:
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
         return read_photo(data, SQUARE, self.limits, hashlib.sha256(data).hexdigest())
+
+    def read_photos(self, chunks: Iterable[Sequence[bytes]]) -> Iterator[list[Outcome]]:
+        return in_threads(self.read_photo, chunks)
 
     def read_title(self, text: str) -> str:
         return clean_title(text, self.limits)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from app.core.product import Floats, Pixels, Upload
+from app.encoders.ahead import Outcome
 from app.encoders.preprocess import InputLimits
 
 
@@ -22,6 +23,19 @@ class Encoder(Protocol):
         """Checks, decodes and frames a photo; a model without an image tower returns no pixels.
 
         Raises InvalidImage or PayloadTooLarge.
+        """
+
+    def read_photos(self, chunks: Iterable[Sequence[bytes]]) -> Iterator[list[Outcome]]:
+        """Reads many photos as `read_photo` does, ahead of who takes them.
+
+        Args:
+            chunks: files that are wanted together.
+
+        Yields:
+            For each chunk what `read_photo` returns for each of its files, or the error that it raises.
+
+        Raises:
+            EncodingFailed: photos can be read no further.
         """
 
     def read_title(self, text: str) -> str:

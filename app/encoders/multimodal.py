@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from app.core.product import Floats, Pixels, Upload
 from app.core.spec import EncoderSpec
+from app.encoders.ahead import Outcome, in_threads
 from app.encoders.engine_cache import EngineCache
 from app.encoders.engines import place_image, place_title
 from app.encoders.framings import Framings
 from app.encoders.image import ImageTower
+from app.encoders.photo_reader import PhotoReader
 from app.encoders.preprocess import InputLimits, clean_title, read_framed
 from app.encoders.runtime import Runtime, sent
 from app.encoders.title import TitleBatch, TitleTokens, TitleTower
@@ -102,6 +104,12 @@ class MultimodalEncoder:
         """See `Encoder`."""
         upload, framed = read_framed(data, self._framings.kinds, self.limits, hashlib.sha256(data).hexdigest())
         return upload, self._framings.pack(framed)
+
+    def read_photos(self, chunks: Iterable[Sequence[bytes]]) -> Iterator[list[Outcome]]:
+        """See `Encoder`."""
+        if self.runtime.device.type == "cpu":
+            return in_threads(self.read_photo, chunks)
+        return PhotoReader(self._framings, self.limits, self.runtime.device)(chunks)
 
     def read_title(self, text: str) -> str:
         """See `Encoder`."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import imagehash
 import numpy as np
+import scipy.fft
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from app.core.product import Photo, Pixels, Upload, is_unicode
@@ -23,6 +24,10 @@ from app.core.spec import Preprocessing
 from app.errors import InvalidImage, InvalidTitle, PayloadTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+HASHED_SIDE = 32  # of the grey photo that a perceptual hash is made of
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+
 _WHITE = (255, 255, 255)
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 _ESCAPED_BYTES = re.compile(r"(?:\\x[0-9a-fA-F]{2})+")
@@ -55,11 +60,11 @@ def open_image(data: bytes, limits: InputLimits) -> Image.Image:
         InvalidImage: not a photo in one of those formats, damaged, or smaller than `limits.image_side_px`.
         PayloadTooLarge: more bytes or pixels than the limits.
     """
-    return _opened(data, limits)[0]
+    return opened(data, limits)[0]
 
 
-def _opened(data: bytes, limits: InputLimits) -> tuple[Image.Image, str]:
-    """See `open_image` and `media_type`: both, of a file that is opened once."""
+def opened(data: bytes, limits: InputLimits) -> tuple[Image.Image, str]:
+    """Returns and raises as `open_image` and `media_type`, for a file that is opened once."""
     if len(data) > limits.image_bytes:
         raise PayloadTooLarge(f"the photo has {len(data):,} bytes, at most {limits.image_bytes:,} are taken: scale it down.")
     try:
@@ -132,18 +137,23 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
 def frame(image: Image.Image, how: Preprocessing) -> Pixels:
     """Returns the tower's input, `(size, size, 3)` uint8 RGB, framed as the bundle says (bicubic, antialiased)."""
     size = (how.size, how.size)
-    if how.framing == "stretch":
-        framed = image.resize(size, Image.Resampling.BICUBIC)
-    elif how.framing == "pad":
+    if how.framing == "pad":
         scale = how.size / max(image.size)
         inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         framed = Image.new("RGB", size, _WHITE)
         framed.paste(image.resize(inner, Image.Resampling.BICUBIC), ((how.size - inner[0]) // 2, (how.size - inner[1]) // 2))
     else:
-        share = how.crop_share / 2 * min(image.size)
-        cx, cy = image.width / 2, image.height / 2
-        framed = image.resize(size, Image.Resampling.BICUBIC, box=(cx - share, cy - share, cx + share, cy + share))
+        framed = image.resize(size, Image.Resampling.BICUBIC, box=box_of(image.size, how))
     return np.asarray(framed, dtype=np.uint8)
+
+
+def box_of(size: tuple[int, int], how: Preprocessing) -> Box:
+    """Returns what of a photo of that width and height fills the frame, where the framing is not `pad`."""
+    if how.framing == "stretch":
+        return 0, 0, *size
+    share = how.crop_share / 2 * min(size)
+    x, y = size[0] / 2, size[1] / 2
+    return x - share, y - share, x + share, y + share
 
 
 def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, digest: str) -> tuple[Upload, Pixels]:
@@ -167,7 +177,7 @@ def read_photo(data: bytes, how: Preprocessing | None, limits: InputLimits, dige
 
 def read_framed(data: bytes, hows: Sequence[Preprocessing], limits: InputLimits, digest: str) -> tuple[Upload, list[Pixels]]:
     """Decodes a photo once and frames it in several ways; otherwise as `read_photo`."""
-    image, kind = _opened(data, limits)
+    image, kind = opened(data, limits)
     upload = Upload(data, Photo(digest, kind, image.width, image.height, perceptual_hash(image)))
     return upload, [frame(image, how) for how in hows]
 
@@ -175,6 +185,17 @@ def read_framed(data: bytes, hows: Sequence[Preprocessing], limits: InputLimits,
 def perceptual_hash(image: Image.Image) -> int:
     """Returns the 64-bit hash that `app.core.phash` compares."""
     return int(str(imagehash.phash(image)), 16)
+
+
+def perceptual_hashes(greys: Pixels) -> list[int]:
+    """Returns the hashes of photos that were resized already.
+
+    Args:
+        greys: `(n, HASHED_SIDE, HASHED_SIDE)` uint8, as `imagehash.phash` resizes them (Lanczos).
+    """
+    low = scipy.fft.dctn(greys.astype(np.float64), axes=(1, 2))[:, :8, :8].reshape(len(greys), 64)
+    bits = low > np.median(low, axis=1, keepdims=True)
+    return [int(row) for row in np.packbits(bits, axis=1).view(">u8")[:, 0]]
 
 
 def media_type(data: bytes) -> str:
@@ -203,7 +224,8 @@ def clean_title(text: str, limits: InputLimits) -> str:
         raise InvalidTitle("the title holds NUL characters or broken Unicode: send plain UTF-8 text.")
     decoded = _ESCAPED_BYTES.sub(lambda found: _decode_escapes(found.group()), text)
     normal = unicodedata.normalize("NFKC", _ENTITY.sub(lambda found: html.unescape(found.group()), decoded))
-    printable = "".join(map(_visible, normal))
+    plain = normal.isascii() and normal.isprintable()  # as most titles are: nothing to look for
+    printable = normal if plain else "".join(map(_visible, normal))
     clean = " ".join(printable.split())
     if not clean.strip(" \u200c\u200d"):
         raise InvalidTitle("the title is empty: leave the field out, or send some text.")

@@ -67,10 +67,10 @@ class Photos(GatedEncoder):
         super().__init__()
         self.closed = threading.Event()
         self.titles: list[str] = []
-        self.read_photos = 0
+        self.photos_read = 0
 
     def read_photo(self, data: bytes) -> tuple[Upload, Pixels]:
-        self.read_photos += 1
+        self.photos_read += 1
         if self.closed.is_set():
             self.reached.set()
             assert self.gate.wait(PATIENCE_S)
@@ -208,7 +208,7 @@ def test_what_a_caller_who_has_gone_waits_for_is_dropped(serve: Serve, encoder: 
     encoder.gate.clear()
     encoder.reached.clear()
     encoder.closed.set()
-    before = encoder.read_photos
+    before = encoder.photos_read
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ask, client, "kept", RED)
         assert encoder.reached.wait(PATIENCE_S)
@@ -218,7 +218,7 @@ def test_what_a_caller_who_has_gone_waits_for_is_dropped(serve: Serve, encoder: 
         encoder.gate.set()
         assert waiting.result().status_code == 200
     assert ask(client, "title").status_code == 200
-    assert encoder.read_photos == before + 1
+    assert encoder.photos_read == before + 1
     assert "gone" not in encoder.titles
     assert not any(queues(client).values())
     assert 'status="499"' in client.get("/metrics").text

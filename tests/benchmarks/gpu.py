@@ -14,16 +14,19 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from app.core.product import Prepared
 from app.core.spec import EncoderSpec
-from app.embedding import embed, read, read_ahead
+from app.embedding import Item, embed, read
+from app.embedding_ahead import embed_ahead
+from app.encoders.ahead import in_threads
+from app.encoders.base import Encoder
 from app.encoders.multimodal import MultimodalEncoder
 from app.encoders.runtime import choose
 from app.model_store import load_bundle, read_manifest
@@ -32,69 +35,57 @@ from tests.benchmarks.gpu_towers import NAMED_PEAK, Batch
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.timed import Bench, Figures
 
-READERS = (1, 4, 8, 16)
+CHUNKS = 15  # that are read at least
 PHOTOS, FEW = 4096, 24  # that differ, on a GPU and without one
 
-Item = tuple[bytes, str]
+Pair = tuple[bytes, str]
 
 
-def chunk_of(bench: Bench, encoder: MultimodalEncoder) -> int:
+def chunk_of(bench: Bench, encoder: Encoder) -> int:
     """Returns how many products go together, as in `index`."""
     return 2 * encoder.batch if bench.on_gpu else 8
 
 
-def from_bytes(bench: Bench, encoder: MultimodalEncoder, items: list[Item], readers: int, embedders: int) -> float:
-    """Returns products per second as `index` makes them: some threads read what comes next while others embed."""
-    size, end = chunk_of(bench, encoder), time.perf_counter() + 2 * bench.seconds + 0.5
-    marks: list[tuple[int, float]] = []
-    waiting: list[Future[tuple[int, float]]] = []
+def from_bytes(bench: Bench, encoder: Encoder, pairs: list[Pair]) -> float:
+    """Returns products per second as `index` makes them: some are read while others are embedded."""
+    size, marks = chunk_of(bench, encoder), list[tuple[int, float]]()
 
-    def until_the_end() -> Iterator[Item]:
-        for number, item in enumerate(cycle(items)):
-            if time.perf_counter() > end and number > 5 * size:
+    def until_the_end() -> Iterator[Pair]:
+        for number, pair in enumerate(cycle(pairs)):
+            if number > CHUNKS * size and marks and time.perf_counter() > marks[0][1] + 4 * bench.seconds:
                 return
-            yield item
+            yield pair
 
-    def finish(chunk: list[Prepared]) -> tuple[int, float]:
-        return len(embed(encoder, chunk)), time.perf_counter()
-
-    with ThreadPoolExecutor(readers) as pool, ThreadPoolExecutor(embedders) as towers:
-        chunks = read_ahead(pool, lambda item: _read(encoder, item), until_the_end(), size)
-        for _, outcomes in chunks:
-            waiting.append(towers.submit(finish, list(outcomes)))
-            if len(waiting) > embedders:
-                marks.append(waiting.pop(0).result())
-        marks += [one.result() for one in waiting]
-    # without the first, before which nothing is read yet, and the last, beside which nothing is read any more
-    counted = marks[1:-1]
-    return sum(count for count, _ in counted) / (counted[-1][1] - marks[0][1])
+    for chunk in embed_ahead(encoder, until_the_end(), lambda pair: Item(pair[:1], pair[1]), size):
+        marks.append((len(chunk), time.perf_counter()))
+    # neither while processes begin, nor while nothing is left to begin with
+    first, last = len(marks) // 3, len(marks) - CHUNKS // 3
+    return sum(count for count, _ in marks[first + 1 : last + 1]) / (marks[last][1] - marks[first][1])
 
 
-def _read(encoder: MultimodalEncoder, item: Item) -> Prepared:
-    return read(encoder, [item[0]], item[1])[0]
+def in_threads_only(encoder: MultimodalEncoder) -> MultimodalEncoder:
+    """Returns an encoder that reads photos in threads, as on a CPU."""
+    other = copy(encoder)
+    other.read_photos = lambda chunks: in_threads(encoder.read_photo, chunks)  # type: ignore[method-assign]
+    return other
 
 
-def whole(bench: Bench, encoder: MultimodalEncoder, items: list[Item], alone: Figures, flops: float) -> None:
+def whole(bench: Bench, encoder: MultimodalEncoder, items: list[Pair], alone: Figures, flops: float) -> None:
     """Measures products from bytes, and what share of the towers' own throughput that is."""
-    for readers, embedders in (*((n, 1) for n in READERS), (READERS[-1], 2)):
+    for name, one in {"as indexed": encoder, "read in threads": in_threads_only(encoder)}.items():
 
-        def measure(readers: int = readers, embedders: int = embedders) -> Figures:
-            rate = from_bytes(bench, encoder, items, readers, embedders)
+        def measure(one: MultimodalEncoder = one) -> Figures:
+            rate = from_bytes(bench, one, items)
             towers = alone.get("products/s", float("nan"))
             return {"products/s": rate, "% of the towers": 100 * rate / towers, "% of peak": 100 * rate * flops / NAMED_PEAK}
 
-        bench.attempt("from bytes", f"{readers} reading, {embedders} embedding", measure)
+        bench.attempt("from bytes", name, measure)
 
 
-def stages(bench: Bench, encoder: MultimodalEncoder, items: list[Item]) -> None:
+def stages(bench: Bench, encoder: MultimodalEncoder, items: list[Pair]) -> None:
     """Measures what the whole is made of, each by itself; and small batches, which graphs are for."""
     some = items[: chunk_of(bench, encoder)]
-    for readers in READERS:
-        with ThreadPoolExecutor(readers) as pool:
-            work: Callable[[], object] = lambda p=pool: list(p.map(lambda item: _read(encoder, item), some))  # type: ignore[misc]  # noqa: E731
-            bench.attempt("stages", f"reading, {readers} threads", lambda w=work: {"products/s": bench.rate(w, len(some))})  # type: ignore[misc]
-    with ThreadPoolExecutor(READERS[-1]) as pool:
-        prepared = list(pool.map(lambda item: _read(encoder, item), some))
+    prepared = [read(encoder, item[:1], item[1])[0] for item in some]
     titles, pictures = [title for _, title in some], [one.photos[0] for one in prepared]
     works: dict[str, tuple[Callable[[], object], int]] = {
         "cutting titles": (lambda: encoder._titles[0].tokens(titles), len(some)),
@@ -107,7 +98,7 @@ def stages(bench: Bench, encoder: MultimodalEncoder, items: list[Item]) -> None:
         bench.attempt("stages", what, lambda w=work, n=count: {"products/s": bench.rate(w, n)})  # type: ignore[misc]
 
 
-def ready(bench: Bench, encoder: MultimodalEncoder, items: list[Item]) -> list[Batch]:
+def ready(bench: Bench, encoder: MultimodalEncoder, items: list[Pair]) -> list[Batch]:
     """Returns three batches on the device, different ones so that no cache holds them."""
     count, batches = encoder.batch if bench.on_gpu else 8, []
     for start in range(0, 3 * count, count):

@@ -1,0 +1,45 @@
+"""Photos of whole tables: read while the towers work on those before. Threads do on a CPU; see `photo_reader` for a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from app.core.product import Pixels, Upload
+from app.errors import AppError
+
+ReadPhoto = tuple[Upload, Pixels]
+Outcome = ReadPhoto | AppError
+
+
+def readers() -> int:
+    """Returns how many photos are read at the same time: one for each core, and some more while others wait."""
+    return max(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def in_threads(read: Callable[[bytes], ReadPhoto], chunks: Iterable[Sequence[bytes]]) -> Iterator[list[Outcome]]:
+    """Reads photos in threads, one chunk ahead.
+
+    Args:
+        read: reads one photo, or raises an AppError.
+        chunks: files that are wanted together.
+
+    Yields:
+        For each chunk, what became of each of its files.
+    """
+
+    def attempt(data: bytes) -> Outcome:
+        try:
+            return read(data)
+        except AppError as error:
+            return error
+
+    with ThreadPoolExecutor(readers()) as pool:
+        ahead: Iterator[Outcome] | None = None
+        for chunk in chunks:
+            current, ahead = ahead, pool.map(attempt, chunk)
+            if current is not None:
+                yield list(current)
+        if ahead is not None:
+            yield list(ahead)
