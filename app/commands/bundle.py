@@ -33,6 +33,7 @@ def create(
     image_size: Annotated[int | None, typer.Option(help="Input side in pixels; default: the backbone's own.")] = None,
     prefix: Annotated[str, typer.Option(help='Put before every title; the E5 family wants "query: ".')] = "",
     max_tokens: Annotated[int, typer.Option(help="Longer titles are cut.")] = 128,
+    lower_case: Annotated[bool, typer.Option("--lower-case", help="The transformer reads titles in lower case.")] = False,
     vocabulary: Annotated[int | None, typer.Option(help="Keep only so many pieces of a Unigram vocabulary.")] = None,
     scripts: Annotated[str | None, typer.Option(help="With --vocabulary: keep words of these, e.g. latin,cjk,thai.")] = None,
     int8_words: Annotated[bool, typer.Option("--int8-words", help="Store word embeddings in 8 bits.")] = False,
@@ -57,7 +58,8 @@ def create(
     kept_scripts = tuple(scripts.split(",")) if scripts else None
     recipe = Recipe(
         image_encoder, title_encoder, weight, ImageOptions(pooling=pooling, framing=framing, size=image_size),
-        TitleOptions(prefix, max_tokens, vocabulary, kept_scripts, int8_words), image_dim, title_dim, precision,
+        TitleOptions(prefix, max_tokens, vocabulary, kept_scripts, int8_words, lower_case=lower_case),
+        image_dim, title_dim, precision,
     )  # fmt: skip
     text = card.read_text("utf-8") if card else None
     if fit_on is None:
@@ -108,6 +110,19 @@ def average(
     bundle = mean_of(bundles, out, precision)
     console.print(f"Written: {bundle.label}, the mean of {len(bundles)}, {size(bundle.size_bytes)}, in {out}.")
     console.print(f"Fit its thresholds next: python -m app calibrate --bundle {out} --listings FILE", soft_wrap=True)
+
+
+@app.command()
+def adopt(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="The run on all listings; it is replaced.")],
+    sister: Annotated[Path, typer.Argument(metavar="SISTER", help="The run of the same recipe that kept some apart.")],
+) -> None:
+    """Give a run on all listings the thresholds and the pair model of its sister. Its vectors stay as they are."""
+    from app.adopting import adopt as adopted
+
+    found = adopted(bundle, sister)
+    what = "thresholds" if found.manifest.pairs is None else "thresholds and pair model"
+    console.print(f"Written: {found.label} decides by the {what} of {sister}.", soft_wrap=True)
 
 
 def _numbers(text: str) -> list[float]:

@@ -71,6 +71,7 @@ def train(
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longer titles are cut.")] = 64,
+    lower_case: Annotated[bool, typer.Option("--lower-case", help="The transformer reads titles in lower case.")] = False,
     title_layers: Annotated[str, typer.Option(help="Keep only these layers of the transformer, e.g. 1,3,5,7,9,11.")] = "",
     vocabulary: Annotated[int | None, typer.Option(help="Keep only so many pieces of a Unigram vocabulary.")] = None,
     scripts: Annotated[str, typer.Option(help="With --vocabulary: keep words of these, e.g. latin,cjk,thai.")] = "",
@@ -90,6 +91,7 @@ def train(
     head: Annotated[str | None, typer.Option(help="arcface, subcenter or curricular. Default: arcface.")] = None,
     margin: Annotated[float | None, typer.Option(help="In radians, at the end of the ramp. Default: 0.5.")] = None,
     margin_start: Annotated[float | None, typer.Option(help="In radians, at its start. Default: 0.1.")] = None,
+    margin_fall: Annotated[float | None, typer.Option(help="How far it falls for large groups. Default: 0.")] = None,
     margin_ramp: Annotated[float | None, typer.Option(help="Share of the run in which it rises. Default: 0.6.")] = None,
     scale: Annotated[float | None, typer.Option(help="s. Default: 30.")] = None,
     centres: Annotated[int | None, typer.Option(help="Per group, for subcenter. Default: 3.")] = None,
@@ -202,6 +204,7 @@ def _towers(given: dict[str, Any]) -> Towers:
         scripts,
         given["int8_words"],
         _numbers(given["title_layers"]),
+        given["lower_case"],
     )
     try:
         ngrams = NgramSpec(dim=given["ngram_dim"], share=given["ngram_share"]) if given["ngram_dim"] else None

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from app.core.spec import ImageSpec, Preprocessing, TitleSpec
 from app.encoders import colours
 from app.encoders.quantise import Precision, stored_as
-from app.encoders.vocabulary import keep_likeliest
+from app.encoders.vocabulary import keep_likeliest, lower_case
 from app.errors import InvalidInput
 
 IMAGE_WEIGHTS, TITLE_WEIGHTS = "image.safetensors", "title.safetensors"
@@ -49,6 +49,7 @@ class TitleOptions:
         scripts: with `vocabulary`, keep words of these scripts only, see `app.encoders.vocabulary`.
         int8_words: store the word embeddings in 8 bits, one scale per word; the tower computes in float32 either way.
         layers: keep only these of the transformer's layers, from 0; None keeps all.
+        lower_case: the tokenizer reads titles in lower case. Sellers shout, and a word in capitals falls into rare pieces.
     """
 
     prefix: str = ""
@@ -57,6 +58,7 @@ class TitleOptions:
     scripts: tuple[str, ...] | None = None
     int8_words: bool = False
     layers: tuple[int, ...] | None = None
+    lower_case: bool = False
 
 
 def origin_of(source: str | None) -> str | None:
@@ -153,6 +155,8 @@ def title_tower(source: str, options: TitleOptions, out: Path, precision: Precis
             f"no title encoder can be loaded from '{source}' ({_one_line(error)}): give a Hugging Face "
             "name or a folder with config.json, model.safetensors and tokenizer.json."
         ) from error
+    if options.lower_case:
+        lower_case(tokenizer)
     if options.vocabulary is not None:
         tokenizer, kept = keep_likeliest(tokenizer, options.vocabulary, options.scripts)
         words = backbone.get_input_embeddings().weight.data[torch.tensor(kept)].clone()

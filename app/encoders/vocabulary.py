@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from app.errors import InvalidInput
 
@@ -67,6 +67,12 @@ def keep_likeliest(tokenizer: Tokenizer, pieces: int, scripts: Sequence[str] | N
     for token in _template_tokens(description.get("post_processor")):
         token["ids"] = [new_id[old] for old in token["ids"]]
     return Tokenizer.from_str(json.dumps(description, ensure_ascii=False)), kept
+
+
+def lower_case(tokenizer: Tokenizer) -> None:
+    """Lets a tokenizer read everything in lower case, in place, after what it does to a text already."""
+    before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Lowercase()])
 
 
 def _wanted(vocabulary: Sequence[str], pieces: int, scripts: Sequence[str] | None) -> list[str]:

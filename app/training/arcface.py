@@ -5,6 +5,7 @@ shapes the embedding, and it is thrown away afterwards.
 
     ArcFaceHead       Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", arXiv 1801.07698;
                       with several centres per group: Deng et al., "Sub-center ArcFace", ECCV 2020
+    margin_shares     Ha, Liu and Liu, "Google Landmark Recognition 2020 Competition Third Place Solution", arXiv 2010.05350
     CurricularHead    Huang et al., "CurricularFace: Adaptive Curriculum Learning Loss", arXiv 2004.00288
 
 Cosines are computed in float32 whatever the precision around them, and kept strictly inside (-1, 1): the gradient of
@@ -23,6 +24,7 @@ from torch.nn import functional
 from app.errors import InvalidInput
 
 EPSILON = 1e-6
+FALL_POWER = 0.25  # of the size of a group, by which its margin falls
 MAX_MARGIN = math.pi / 2
 HeadKind = Literal["arcface", "subcenter", "curricular"]
 
@@ -32,10 +34,12 @@ class ArcFaceHead(nn.Module):
 
     Attributes:
         margin: m in radians; may be changed between steps (a ramp).
+        shares: `(groups,)` float32, what share of the margin each group has; all of it, unless it is changed.
         scale: s.
     """
 
     margin: float
+    shares: Tensor
 
     def __init__(self, dim: int, groups: int, margin: float = 0.5, scale: float = 30.0, centres: int = 1) -> None:
         """Makes a head with random centres.
@@ -59,6 +63,7 @@ class ArcFaceHead(nn.Module):
         self.margin, self.scale, self.groups, self.centres = margin, scale, groups, centres
         self.weight = nn.Parameter(torch.empty(groups * centres, dim))
         nn.init.xavier_normal_(self.weight)
+        self.register_buffer("shares", torch.ones(groups), persistent=False)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Returns `(n, groups)` float32 cosines strictly inside (-1, 1)."""
@@ -73,7 +78,11 @@ class ArcFaceHead(nn.Module):
         """Returns `(n, groups)` logits, the margin applied to each row's own group."""
         cosines = self.cosines(embeddings)
         own = cosines.gather(1, labels[:, None])
-        return self.scale * cosines.scatter(1, labels[:, None], with_margin(own, self.margin))
+        return self.scale * cosines.scatter(1, labels[:, None], with_margin(own, self.margins(labels)))
+
+    def margins(self, labels: Tensor) -> Tensor:
+        """Returns the margins of `(n,)` groups in radians, `(n, 1)`."""
+        return self.margin * self.shares[labels][:, None]
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Returns the mean loss of `(n, dim)` embeddings, of any length, with `(n,)` int64 labels in [0, groups)."""
@@ -95,7 +104,7 @@ class CurricularHead(ArcFaceHead):
         """See `ArcFaceHead.logits`."""
         cosines = self.cosines(embeddings)
         own = cosines.gather(1, labels[:, None])
-        target = with_margin(own, self.margin)
+        target = with_margin(own, self.margins(labels))
         if self.training:
             self.t.lerp_(own.detach().mean(), self.momentum)
         harder = cosines > target.detach()  # a negative that beats the own group, margin included
@@ -103,17 +112,32 @@ class CurricularHead(ArcFaceHead):
         return self.scale * cosines.scatter(1, labels[:, None], target)
 
 
-def with_margin(cosines: Tensor, margin: float) -> Tensor:
+def with_margin(cosines: Tensor, margins: Tensor) -> Tensor:
     """Returns `cos(angle + margin)`; past pi, where that would rise again, a line that goes on falling.
 
     Args:
         cosines: strictly inside (-1, 1).
-        margin: in radians.
+        margins: in radians, broadcast against them.
     """
     sines = (1 - cosines.square()).sqrt()
-    turned = cosines * math.cos(margin) - sines * math.sin(margin)
-    beyond = cosines <= math.cos(math.pi - margin)
-    return torch.where(beyond, cosines - margin * math.sin(margin), turned)
+    turned = cosines * margins.cos() - sines * margins.sin()
+    beyond = cosines <= (math.pi - margins).cos()
+    return torch.where(beyond, cosines - margins * margins.sin(), turned)
+
+
+def margin_shares(sizes: Tensor, margin: float, fall: float) -> Tensor:
+    """Returns the shares of the margin that groups have by their sizes: `m(n) = margin - fall * (1 - (2 / n) ^ 1/4)`.
+
+    Small groups, of which there are most and which say least about themselves, get the larger margins.
+
+    Args:
+        sizes: `(groups,)` listings of each; one counts as two.
+        margin: of groups of two, in radians.
+        fall: how far the margin of ever larger groups falls, at most `margin`; 0 for equal margins.
+    """
+    if fall == 0:
+        return torch.ones(len(sizes))
+    return 1 - fall / margin * (1 - (2 / sizes.float().clamp(min=2)) ** FALL_POWER)
 
 
 def check_margin(margin: float) -> None:

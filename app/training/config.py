@@ -28,6 +28,8 @@ class TrainingConfig(BaseModel):
         clip: largest norm of the gradient.
         head: `arcface`, `subcenter` (several centres per group) or `curricular`.
         margin, margin_start: m in radians at the end and at the start of the ramp.
+        margin_fall: how far m falls from groups of two, which have all of it, to ever larger ones; see
+            `app.training.arcface.margin_shares`. 0 for equal margins.
         margin_ramp: share of all updates over which the margin rises.
         scale: s.
         centres: per group, for `subcenter`.
@@ -66,6 +68,7 @@ class TrainingConfig(BaseModel):
     head: HeadKind = "arcface"
     margin: Margin = 0.5
     margin_start: Margin = 0.1
+    margin_fall: Margin = 0.0
     margin_ramp: Share = 0.6
     scale: Annotated[float, Field(gt=0, le=1000)] = 30.0
     centres: Annotated[int, Field(ge=1, le=16)] = 3
@@ -90,4 +93,6 @@ class TrainingConfig(BaseModel):
     def _ramp(self) -> TrainingConfig:
         if self.margin_start > self.margin:
             raise ValueError(f"the margin rises from margin_start ({self.margin_start}) to margin ({self.margin})")
+        if self.margin_fall > self.margin:
+            raise ValueError(f"a margin of {self.margin} cannot fall by {self.margin_fall} (margin_fall)")
         return self

@@ -12,7 +12,7 @@ from torch.nn import functional
 from app.core.spec import EncoderSpec
 from app.encoders.image import ImageTower
 from app.encoders.title import TitleBatch, TitleTower
-from app.training.arcface import ArcFaceHead, make_head
+from app.training.arcface import ArcFaceHead, make_head, margin_shares
 from app.training.config import TrainingConfig
 
 T = TypeVar("T", ImageTower, TitleTower)
@@ -149,6 +149,12 @@ class TrainingModel(nn.Module):
         """Sets the margin of all heads, in radians."""
         for head in self.arcface_heads().values():
             head.margin = margin
+
+    def set_sizes(self, sizes: Tensor) -> None:
+        """Tells all heads how many listings each group has, `(groups,)`: its margin may follow from that."""
+        shares = margin_shares(sizes, self.config.margin, self.config.margin_fall)
+        for head in self.arcface_heads().values():
+            head.shares.copy_(shares)
 
     def arcface_heads(self) -> dict[str, ArcFaceHead]:
         """Returns the heads by name."""

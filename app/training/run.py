@@ -149,6 +149,7 @@ def train(
     dataset = ListingDataset(items, labels, spec, config)
     tokens = TitleTokens(spec.title, start / spec.title.tokenizer) if spec.title else None
     model = TrainingModel(spec, image, title, int(labels.max()) + 1, config)
+    model.set_sizes(torch.from_numpy(np.bincount(labels)))
     runtime = Runtime(accelerator.device)
     teacher = None
     if not resume or config.distil:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pytorch_metric_learning.losses import ArcFaceLoss, SubCenterArcFaceLoss
 
 from app.errors import InvalidInput
-from app.training.arcface import EPSILON, ArcFaceHead, CurricularHead, HeadKind, make_head, with_margin
+from app.training.arcface import EPSILON, ArcFaceHead, CurricularHead, HeadKind, make_head, margin_shares, with_margin
 
 KINDS: tuple[HeadKind, ...] = ("arcface", "subcenter", "curricular")
 Doubles = NDArray[np.float64]
@@ -158,7 +158,7 @@ def test_cosines_stay_strictly_inside_and_in_float32_under_autocast() -> None:
 @given(st.floats(0, 1.57), st.lists(st.floats(-0.9999, 0.9999), min_size=2, max_size=50))
 def test_with_margin_rises_with_the_cosine_and_never_above_it(margin: float, cosines: list[float]) -> None:
     rising = torch.tensor(sorted(cosines), dtype=torch.float64)
-    moved = with_margin(rising, margin)
+    moved = with_margin(rising, torch.tensor(margin, dtype=torch.float64))
     assert bool((moved.diff() >= -1e-12).all())
     assert bool((moved <= rising + 1e-12).all())
     inside = rising > math.cos(math.pi - margin)
@@ -167,7 +167,7 @@ def test_with_margin_rises_with_the_cosine_and_never_above_it(margin: float, cos
 
 def test_with_margin_falls_on_past_pi() -> None:
     angles = torch.linspace(3.1, 0.1, 400, dtype=torch.float64)
-    assert bool((with_margin(angles.cos(), 1.0).diff() > 0).all())
+    assert bool((with_margin(angles.cos(), torch.tensor(1.0)).diff() > 0).all())
 
 
 @pytest.mark.parametrize("kind", ["arcface", "subcenter"])
@@ -179,6 +179,28 @@ def test_the_loss_falls_with_the_margin(kind: HeadKind) -> None:
         head.margin = margin
         losses.append(head(embeddings, labels).item())
     assert all(small < large for small, large in pairwise(losses))
+
+
+def test_margins_fall_with_the_size_of_the_group() -> None:
+    sizes = torch.tensor([1, 2, 3, 32, 10**9])
+    margins = 0.7 * margin_shares(sizes, 0.7, 0.6)
+    torch.testing.assert_close(margins[:2], torch.full((2,), 0.7))
+    assert float(margins[3]) == pytest.approx(0.7 - 0.6 / 2)
+    assert float(margins[4]) == pytest.approx(0.1, abs=0.01)
+    assert bool((margins[1:].diff() < 0).all())
+    assert margin_shares(sizes, 0.0, 0.0).tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_group_has_its_share_of_the_margin(kind: HeadKind) -> None:
+    embeddings, _, _ = random_case(5, 4, 16, 8)
+    head = make_head(kind, 16, 4, 0.6, 30.0, centres=2).eval()
+    head.shares.copy_(torch.tensor([1.0, 0.5, 0.25, 0.0]))
+    own = head.logits(embeddings, torch.arange(4)).diagonal()
+    cosines = head.cosines(embeddings).diagonal()
+    expected = 30 * torch.stack([with_margin(c, torch.tensor(m)) for c, m in zip(cosines, (0.6, 0.3, 0.15, 0), strict=True)])
+    torch.testing.assert_close(own, expected)
+    assert "shares" not in head.state_dict()  # they follow from the data
 
 
 def test_a_margin_in_degrees_is_refused() -> None:

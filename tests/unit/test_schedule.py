@@ -55,7 +55,8 @@ def test_the_margin_never_falls_and_never_leaves_its_range(updates: int, share: 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"margin": 28.6}, {"margin": 0.2, "margin_start": 0.3}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0},
+        {"margin": 28.6}, {"margin": 0.2, "margin_start": 0.3},
+        {"margin": 0.5, "margin_fall": 0.6}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0},
         {"warm_up": 1.1}, {"keep": 1}, {"scale": 0}, {"head": "softmax"}, {"precision": "int8"}, {"nonsense": 1},
         {"seed": -1}, {"clip": 0}, {"fusion": "sum"},
     ],

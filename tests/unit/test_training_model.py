@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from app.core.spec import ImageSpec, Preprocessing
+from app.core.spec import EncoderSpec, FusionSpec, ImageSpec, Preprocessing
 from app.encoders.image import ImageTower
 from app.encoders.pretrained import ImageOptions, TitleOptions
 from app.encoders.title import TitleTokens
@@ -82,3 +82,13 @@ def test_dropout_is_what_the_configuration_says(
     calm = model.eval().title.tower.features(batch)  # type: ignore[union-attr]
     trained = model.train().title.tower.features(batch)  # type: ignore[union-attr]
     assert bool((calm - trained).abs().max() > 1e-4) is noisy
+
+
+@pytest.mark.parametrize(("fall", "last"), [(0.0, 1.0), (0.3, 0.75)])
+def test_heads_know_the_sizes_of_their_groups(fall: float, last: float) -> None:
+    config = TrainingConfig(margin=0.6, margin_fall=fall)
+    spec = EncoderSpec(image=SPEC, title=None, fusion=FusionSpec(weight=1.0))
+    model = TrainingModel(spec, ImageTower(SPEC), None, 3, config)
+    model.set_sizes(torch.tensor([1, 2, 32]))
+    for head in model.arcface_heads().values():
+        assert head.shares.tolist() == pytest.approx([1.0, 1.0, last])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from app.encoders.vocabulary import keep_likeliest
+from app.encoders.vocabulary import keep_likeliest, lower_case
 from app.errors import InvalidInput
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -140,3 +140,26 @@ def test_a_tokenizer_with_a_token_added_to_the_vocabulary_is_cut_or_refused() ->
     except InvalidInput:
         return
     assert [grown.id_to_token(old) for old in kept] == [cut.id_to_token(new) for new in range(len(kept))]
+
+
+def test_a_tokenizer_reads_in_lower_case_what_it_has_normalised() -> None:
+    tokenizer = unigram()
+    lower_case(tokenizer)
+    shouted, said = tokenizer.encode("ABC   Äß Ж"), unigram().encode("abc äß ж")
+    assert shouted.ids == said.ids
+    assert WHOLE.encode("ABC").ids != said.ids
+    assert tokenizer.encode("<mask>", add_special_tokens=False).tokens == ["<mask>"]
+
+
+def test_a_tokenizer_without_normaliser_reads_in_lower_case_too() -> None:
+    tokenizer = unigram()
+    tokenizer.normalizer = None
+    lower_case(tokenizer)
+    assert tokenizer.encode("AbC").ids == WHOLE.encode("abc").ids
+
+
+def test_lower_case_survives_cutting_the_vocabulary() -> None:
+    tokenizer = unigram()
+    lower_case(tokenizer)
+    cut, _ = keep_likeliest(tokenizer, PIECES)
+    assert cut.encode("AbC").ids == CUT.encode("abc").ids

@@ -215,7 +215,8 @@ def _made(facts: CardFacts) -> list[str]:
 
 
 def _config(config: TrainingConfig) -> list[str]:
-    margin = f"margin {config.margin_start:.3f} rising to {config.margin:.3f} radians, scale {config.scale:g}"
+    fall = f", up to {config.margin_fall:.3f} less for large groups" if config.margin_fall else ""
+    margin = f"margin {config.margin_start:.3f} rising to {config.margin:.3f} radians{fall}, scale {config.scale:g}"
     heads = f"{config.head} heads ({margin})"
     listings = f"{config.batch_size * config.accumulate:,} listings per update and process"
     said = [f"Trained for {config.epochs:,} epochs with {heads}, {listings}."]
