@@ -19,9 +19,9 @@ from app.catalog.data_folder import DataFolder
 from app.catalog.faults import may_have_happened
 from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
-from app.catalog.reading import agreeing_keys, product_row, products_by_key
+from app.catalog.reading import agreeing_keys, other_fingerprints, product_row, products_by_key
 from app.catalog.record_cache import DEFAULT_BYTES, RecordCache
-from app.catalog.records import CatalogRow, ProductRow, VectorRow
+from app.catalog.records import CatalogRow, ProductRow
 from app.catalog.rows import IndexOptions, RowSet
 from app.catalog.shelf import Shelf, Shelves
 from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
@@ -86,7 +86,7 @@ class LocalCatalog:
             self._shelves[row.name] = self._maker.load(session, row)
 
     def _refuse_other_bundles(self, session: Session) -> None:
-        found = set(session.scalars(select(VectorRow.fingerprint).distinct())) - {self._fingerprint}
+        found = other_fingerprints(session, self._fingerprint)
         if found:
             raise ModelMismatch(
                 f"the catalog in {self._data.folder} was embedded by another model ({', '.join(sorted(found))}, this one "
@@ -162,6 +162,7 @@ class LocalCatalog:
         """Commits and brings the index along; only then may anyone be told."""
         row = session.get_one(CatalogRow, shelf.pk)
         row.advance()
+        row.products += growth
         session.flush()
         with shelf.lock:
             session.commit()
@@ -177,8 +178,7 @@ class LocalCatalog:
                 log.exception("the index failed after a commit: it is made anew from the database")
                 self._maker.catch_up(session, shelf)
                 raise
-            shelf.state, shelf.behind = row.state, False
-            shelf.products += growth
+            shelf.state, shelf.products, shelf.behind = row.state, row.products, False
 
     def delete(self, catalog: str, product_id: str) -> None:
         """See `Catalog.delete`."""

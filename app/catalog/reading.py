@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
-from app.catalog.records import AttributeRow, PhotoRow, ProductRow, VectorRow, stored_photo, stored_product
+from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow, stored_photo, stored_product
 from app.catalog.rows import RowSet
 from app.catalog.writing import chunks
 from app.core.fusion import Fusion
@@ -69,6 +69,18 @@ def read_vectors(session: Session, catalog_pk: int, fusion: Fusion) -> Iterator[
                 "'python -m app index --reembed', which makes such vectors anew."
             )
         yield rows
+
+
+def other_fingerprints(session: Session, own: str) -> set[str]:
+    """Returns fingerprints of other bundles that have made vectors here, at most two of a catalog.
+
+    The index of a catalog's fingerprints is only touched at both of its ends: to list all that are in it would read it whole,
+    at every start.
+    """
+    ends = select(func.min(VectorRow.fingerprint)), select(func.max(VectorRow.fingerprint))
+    catalogs = session.scalars(select(CatalogRow.pk)).all()
+    found = {session.scalar(end.where(VectorRow.catalog_pk == pk)) for pk in catalogs for end in ends}
+    return {one for one in found if one is not None and one != own}
 
 
 def agreeing_keys(session: Session, catalog_pk: int, where: Mapping[str, tuple[Scalar, ...]]) -> NDArray[np.int64]:

@@ -7,13 +7,12 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog import snapshot
 from app.catalog.data_folder import DataFolder
 from app.catalog.reading import read_vectors
-from app.catalog.records import CatalogRow, ProductRow
+from app.catalog.records import CatalogRow
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import IndexOptions
 from app.core.fusion import Fusion
@@ -77,10 +76,9 @@ class Shelves:
             for part in read_vectors(session, row.pk, self.fusion):
                 index.add(part)
         index.prepare()
-        products = session.scalar(select(func.count()).where(ProductRow.catalog_pk == row.pk)) or 0
-        log.info("catalog open", extra={"catalog": row.name, "products": products, "rows": len(index), "source": source})
+        log.info("catalog open", extra={"catalog": row.name, "products": row.products, "rows": len(index), "source": source})
         opened = "new" if row.generation == 0 else "snapshot" if source == "snapshot" else "database"
-        return Shelf(row.pk, row.name, index, row.state, products, row.state if opened == "snapshot" else None, opened)
+        return Shelf(row.pk, row.name, index, row.state, row.products, row.state if opened == "snapshot" else None, opened)
 
     def catch_up(self, session: Session, shelf: Shelf) -> None:
         """Makes a shelf that is behind anew. The caller holds its lock."""

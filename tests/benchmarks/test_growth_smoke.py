@@ -13,12 +13,16 @@ def test_a_catalog_is_filled_opened_and_searched(tmp_path: Path) -> None:
     rate = growth.fill(model, tmp_path / "data", 0, 700)
     assert rate is not None
     growth.fill(model, tmp_path / "data", 700, 1200)
-    found = growth.opened(model, tmp_path / "data", 1200)
+    found, turns = growth.opened(model, tmp_path / "data", 1200), growth.opening(model, tmp_path / "data")
     assert found.search_ms > 0
+    assert turns.files_s > 0
     catalog = model.open(tmp_path / "data")
     assert catalog.size("default") == 1200
     catalog.close()
-    rows = [growth.Row(1200, 1.0, 1, rate, found, found, 1.0), growth.Row(2400, 1.0, 1, None, found, found, None)]
+    rows = [
+        growth.Row(1200, 1.0, 1, rate, turns, found, found, 1.0),
+        growth.Row(2400, 1.0, 1, None, turns, found, found, None),
+    ]
     assert "| 1,200 |" in growth.table(rows)
     growth.draw(rows, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").stat().st_size > 0
