@@ -74,8 +74,8 @@ def read_vectors(session: Session, catalog_pk: int, fusion: Fusion) -> Iterator[
 def other_fingerprints(session: Session, own: str) -> set[str]:
     """Returns fingerprints of other bundles that have made vectors here, at most two of a catalog.
 
-    The index of a catalog's fingerprints is only touched at both of its ends: to list all that are in it would read it whole,
-    at every start.
+    The index of a catalog's fingerprints is only touched at both of its ends: to list all that are in it would read it
+    whole, at every start.
     """
     ends = select(func.min(VectorRow.fingerprint)), select(func.max(VectorRow.fingerprint))
     catalogs = session.scalars(select(CatalogRow.pk)).all()

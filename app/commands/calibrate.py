@@ -80,6 +80,7 @@ def calibrate(
     from app.commands.calibrate_output import show_points
     from app.model_store import load_bundle
     from app.training import calibrate as fitting
+    from app.training.labelled_features import with_short_titles
 
     if listings is None and not pairs and feedback is None:
         raise InvalidInput("there is nothing to fit to: give --listings, --pairs, --feedback or several of them.")
@@ -100,7 +101,7 @@ def calibrate(
             show_points("Fitted (scores on the listings they were fitted to)", points)
             thresholds = fitting.joined(thresholds, fitting.thresholds_of(points))
         if pair_model:
-            parts.append(data.in_all_galleries(thresholds, progress, more))
+            parts.append(with_short_titles(data, reader.encoder, progress).in_all_galleries(thresholds, progress, more))
     if pairs and pair_model:
         parts.append(reader.pairs(_read_pairs(pairs, images, strict), thresholds))
     if feedback is not None and pair_model:
@@ -213,20 +214,20 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
     from app.bootstrap import build_pair_model
     from app.commands.calibrate_output import show_pairs
     from app.training.labelled_features import PairEvidence
-    from app.training.pair_model import FITS, fit_pair_model, measure_pairs
+    from app.training.pair_model import FITS, fit_pair_model, measure_pairs, real
 
     given = reduce(PairEvidence.and_also, parts)
     try:
         with progress("Fitting the pair model", FITS) as tick:
-            fitted = fit_pair_model(given.table, given.labels, given.smaller, given.larger, tick=tick)
+            fitted = fit_pair_model(given.table, given.labels, given.smaller, given.larger, given.made, tick=tick)
     except InvalidListings as error:
         console.print(f"[yellow]No new pair model: {error}[/]")
         return None
     shown = {}
-    old = build_pair_model(loaded)
+    old, kept = build_pair_model(loaded), real(given.table, given.made)
     if old is not None:
-        shown["before"] = measure_pairs(old.probability(given.table.evidence), given.table.same, old.spec)
-    shown["after"] = measure_pairs(fitted.probability, given.table.same, fitted.spec)
+        shown["before"] = measure_pairs(old.probability(given.table.evidence[kept]), given.table.same[kept], old.spec)
+    shown["after"] = measure_pairs(fitted.probability[kept], given.table.same[kept], fitted.spec)
     show_pairs("Pair model; after: by trees that had not seen the groups that they judge", shown)
     return fitted
 

@@ -30,18 +30,12 @@ def show_points(title: str, points: Sequence[Point]) -> None:
 
 
 def show_pairs(title: str, models: dict[str, PairMetrics]) -> None:
-    """Prints what pair models are worth."""
+    """Prints what pair models are worth, narrow enough for 80 columns.
+
+    `error` is the calibration error, `right` the precision of the pairs above a bound, `found` the recall.
+    """
     table = Table(title=title, title_justify="left")
-    named = (
-        "",
-        "pairs",
-        "same",
-        "calibration\nerror",
-        "precision\nat .95",
-        "\nat .99",
-        "\nof a match",
-        "recall\nof a match",
-    )
+    named = ("", "pairs", "same", "error", "right\nat .95", "right\nat .99", "match:\nright", "match:\nfound")
     for column in named:
         table.add_column(column, justify="right" if column else "left")
     for name, m in models.items():

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.listings import BadRow, Columns
+from app.listings import WHOLE_TABLE, BadRow, Columns
 
 console = Console(stderr=True)  # progress, warnings, what was done
 results = Console()  # what was asked for
@@ -62,16 +62,20 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def show_bad_rows(bad: Sequence[BadRow]) -> None:
-    """Prints the rows that were skipped, and why."""
-    if not bad:
+    """Prints remarks on the table, and the rows that were skipped, and why."""
+    for remark in (row for row in bad if row.row == WHOLE_TABLE):
+        console.print(f"[yellow]{escape(str(remark.error))}[/]")
+    skipped = [row for row in bad if row.row != WHOLE_TABLE]
+    if not skipped:
         return
-    table = Table(title=f"{len(bad)} rows skipped", title_justify="left", title_style="bold yellow")
+    title = f"{len(skipped):,} row{'s' * (len(skipped) > 1)} skipped"
+    table = Table(title=title, title_justify="left", title_style="bold yellow")
     for column in ("row", "id", "reason"):
         table.add_column(column)
-    for row in bad[:SHOWN_BAD_ROWS]:
+    for row in skipped[:SHOWN_BAD_ROWS]:
         table.add_row(str(row.row), escape(row.id or ""), escape(str(row.error)))
-    if len(bad) > SHOWN_BAD_ROWS:
-        table.add_row("...", "", f"and {len(bad) - SHOWN_BAD_ROWS} more")
+    if len(skipped) > SHOWN_BAD_ROWS:
+        table.add_row("...", "", f"and {len(skipped) - SHOWN_BAD_ROWS:,} more")
     console.print(table)
 
 

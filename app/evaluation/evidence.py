@@ -103,6 +103,11 @@ def joined(*tables: Table) -> Table:
     return Table(rows, others, values, same)
 
 
+def some(table: Table, kept: NDArray[np.bool_]) -> Table:
+    """Returns those pairs of a table that are kept, `(pairs,)`."""
+    return Table(table.rows[kept], table.others[kept], table.evidence[kept], table.same[kept])
+
+
 def moved_by(table: Table, offset: int) -> Table:
     """Returns a table whose listings are numbered from `offset` on."""
     others = np.where(table.others == NOBODY, NOBODY, table.others + offset)

@@ -9,9 +9,8 @@ from PIL import Image
 
 from app.encoders.preprocess import FORMATS, InputLimits, clean_title
 from app.errors import AppError, InvalidImage, InvalidInput, InvalidListings, InvalidTitle
-from app.listings import BadRow, PhotoRef
+from app.listings import WHOLE_TABLE, BadRow, PhotoRef
 
-WHOLE_TABLE = 0  # the row of a remark on all rows
 LIMITS = InputLimits()
 
 

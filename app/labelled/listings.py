@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import InvalidListings
-from app.labelled.checks import WHOLE_TABLE, Problems
-from app.listings import BadRow, Columns, LazyListing, PhotoRef, read_lazily
+from app.labelled.checks import Problems
+from app.listings import WHOLE_TABLE, BadRow, Columns, LazyListing, PhotoRef, read_lazily
 
 
 @dataclass(frozen=True, slots=True)

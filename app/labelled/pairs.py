@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidInput, InvalidListings
-from app.labelled.checks import WHOLE_TABLE, Problems
+from app.labelled.checks import Problems
 from app.labelled.folds import connected
 from app.labelled.listings import Item, LabelledListings
-from app.listings import BadRow, PhotoRef, photo_refs, read_rows, text_cell
+from app.listings import WHOLE_TABLE, BadRow, PhotoRef, photo_refs, read_rows, text_cell
 
 # an RDF literal with its language, as the Web Data Commons corpora write titles: "Sepatu lari"@id
 _LITERAL = re.compile(r'"([^"]*)"@[a-z]{2,3}(?:-[a-z0-9]+)*', re.IGNORECASE)

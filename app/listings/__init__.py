@@ -5,6 +5,7 @@ A row that cannot be used becomes a `BadRow` that says why; the rest goes on.
 """
 
 from app.listings.rows import (
+    WHOLE_TABLE,
     BadRow,
     Columns,
     LazyListing,
@@ -28,6 +29,7 @@ from app.listings.tables import (
 )
 
 __all__ = [
+    "WHOLE_TABLE",
     "BadRow",
     "Columns",
     "LazyListing",

@@ -12,6 +12,7 @@ from app.core.product import DEFAULT_LIMITS, ProductLimits, Scalar, check_attrib
 from app.errors import AppError, InvalidInput, InvalidListings
 
 PHOTO_SEPARATOR = "|"
+WHOLE_TABLE = 0  # the row of a remark on all rows
 
 OpenPhoto = Callable[[str], bytes]
 Row = Mapping[str, Any] | InvalidListings  # a row, or why its line could not be read
@@ -158,7 +159,7 @@ class LazyListing:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was skipped: its number, its id as far as it was read, and the error that says why."""
+    """A row that was skipped: its number, its id as far as it was read, and why. At `WHOLE_TABLE` nothing was skipped."""
 
     row: int
     id: str | None

@@ -28,7 +28,7 @@ from app.training.card.card import CardFacts, write_card
 from app.training.config import TrainingConfig
 from app.training.export import Storage, write_towers
 from app.training.history import HISTORY, read_history
-from app.training.labelled_features import embed_distractors, embed_labelled
+from app.training.labelled_features import embed_distractors, embed_labelled, with_short_titles
 from app.training.pair_model import FITS, Fitted, fit_pair_model
 from app.training.run import Split, Ticks, Trained
 from app.training.start import Towers
@@ -114,9 +114,9 @@ def _calibrated(
         fitted = calibrate.fit_thresholds(data.labelled(), fusion, criterion, more=more.labelled())
         points |= calibrate.thresholds_of(fitted).points
     thresholds = Thresholds(points)
-    found = data.in_all_galleries(thresholds, ticks, more)
+    found = with_short_titles(data, encoder, ticks).in_all_galleries(thresholds, ticks, more)
     with suppress(InvalidListings), ticks("Fitting the pair model", FITS) as tick:
-        return thresholds, fit_pair_model(found.table, found.labels, found.smaller, found.larger, tick=tick)
+        return thresholds, fit_pair_model(found.table, found.labels, found.smaller, found.larger, found.made, tick=tick)
     return thresholds, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from app.labelled.listings import Item
 from app.labelled.pairs import PairTable
 from app.listings import BadRow
 from app.training.calibrate import Labelled
+from app.training.short_titles import short_titles
 
 SMALLER = (100, 600)  # listings of the smaller galleries
 
@@ -32,11 +34,13 @@ class LabelledFeatures:
         features: vectors and hashes.
         titles: clean titles.
         labels: `(n,)` int64 groups, from 0.
+        made: so many listings, the last ones, are nobody's: see `app.training.short_titles`.
     """
 
     features: Features
     titles: Sequence[str | None]
     labels: NDArray[np.int64]
+    made: int = 0
 
     def labelled(self) -> Labelled:
         """Returns what thresholds are fitted to: the listings that have a vector. Raises InvalidListings if none has."""
@@ -49,7 +53,8 @@ class LabelledFeatures:
 
     def candidate_pairs(self, thresholds: Thresholds, tick: Callable[[int], None]) -> PairEvidence:
         """Returns the candidates of every listing among the others; `tick` takes the number of listings just done."""
-        return PairEvidence(candidate_pairs(self.features, self.titles, self.labels, thresholds, tick), self.labels)
+        table = candidate_pairs(self.features, self.titles, self.labels, thresholds, tick)
+        return PairEvidence(table, self.labels, np.arange(len(self.labels)) >= len(self.labels) - self.made)
 
     def in_all_galleries(self, thresholds: Thresholds, progress: Progress, more: Distractors | None = None) -> PairEvidence:
         """Returns what the pair model is fitted to: pairs among the listings, in smaller galleries, in one with `more`."""
@@ -115,23 +120,26 @@ class PairEvidence:
     Attributes:
         table: the pairs.
         labels: `(n,)` int64 groups of the listings.
+        made: `(n,)` bool, which listings are nobody's: trees learn from them, and nothing else is fitted to them.
         smaller: pairs of the same listings in smaller galleries, for trees and calibration alone.
         larger: pairs of the same listings in larger galleries, for all but groups.
     """
 
     table: Table
     labels: NDArray[np.int64]
+    made: NDArray[np.bool_]
     smaller: tuple[Table, ...] = ()
     larger: tuple[Table, ...] = ()
 
     def and_also(self, other: PairEvidence) -> PairEvidence:
         """Returns both; their groups have nothing in common."""
         labels = np.concatenate([self.labels, other.labels + int(self.labels.max(initial=-1)) + 1])
+        made = np.concatenate([self.made, other.made])
         smaller, larger = (
             (*mine, *(moved_by(table, len(self.labels)) for table in theirs))
             for mine, theirs in ((self.smaller, other.smaller), (self.larger, other.larger))
         )
-        return PairEvidence(joined(self.table, moved_by(other.table, len(self.labels))), labels, smaller, larger)
+        return PairEvidence(joined(self.table, moved_by(other.table, len(self.labels))), labels, made, smaller, larger)
 
 
 def embed_pairs(
@@ -152,7 +160,21 @@ def embed_pairs(
     titles = [items[n].title for n in kept]
     same = np.asarray(pairs.same, np.bool_)
     table = judged_alone(features, titles, left[usable], right[usable], same[usable], thresholds.all_at(1))
-    return PairEvidence(table, labels), bad
+    return PairEvidence(table, labels, np.zeros(len(labels), np.bool_)), bad
+
+
+def with_short_titles(data: LabelledFeatures, encoder: Encoder, progress: Progress) -> LabelledFeatures:
+    """Adds short titles, cut out of those of the listings, as listings of their own; without titles there are none."""
+    cut = short_titles(data.titles, data.labels)
+    if not cut or data.features.fusion is None:
+        return data
+    items = [Item(0, one.text, None, encoder.read_title(one.text), None) for one in cut]
+    with progress("Embedding short titles", len(items)) as tick:
+        features, _, _ = embed_items(items, ("title",), encoder, data.features.fusion, tick)
+    own = count(int(data.labels.max()) + 1)  # a vague title is the same as nothing
+    labels = np.array([next(own) if one.group is None else one.group for one in cut], np.int64)
+    titles = [*data.titles, *(item.title for item in items)]
+    return LabelledFeatures(data.features.and_also(features), titles, np.append(data.labels, labels), len(items))
 
 
 def embed_distractors(

@@ -25,7 +25,7 @@ from app.core.neighbourhood import TOGETHER
 from app.core.pairs import FEATURES
 from app.core.product import Floats
 from app.errors import InvalidListings
-from app.evaluation.evidence import NOBODY, Table, joined
+from app.evaluation.evidence import NOBODY, Table, joined, some
 
 FILES: dict[Setting, str] = {"context": "pair_model.txt", "alone": "pair_model_alone.txt"}
 FOLDS = 5
@@ -83,6 +83,7 @@ def fit_pair_model(
     labels: Rows,
     smaller: Sequence[Table] = (),
     larger: Sequence[Table] = (),
+    made: Flags | None = None,
     seed: int = 0,
     tick: Callable[[int], None] = lambda _: None,
     rounds: int = ROUNDS,
@@ -94,6 +95,7 @@ def fit_pair_model(
         labels: `(n,)` group of each listing.
         smaller: pairs of the same listings in smaller galleries; trees and calibration see them.
         larger: likewise in larger galleries; bounds are fitted to them, too, but for that of groups.
+        made: `(n,)` listings that are nobody's; only trees see their pairs.
         seed: of folds and trees.
         tick: called with 1 after each of `FITS` fits.
         rounds: trees.
@@ -101,11 +103,13 @@ def fit_pair_model(
     Raises:
         InvalidListings: fewer than `MIN_PAIRS` pairs are the same, or differ.
     """
-    same = int(table.same.sum())
-    if min(same, len(table.same) - same) < MIN_PAIRS:
+    made = np.zeros(len(labels), np.bool_) if made is None else made
+    found = real(table, made)
+    same, differ = int(table.same[found].sum()), int((~table.same[found]).sum())
+    if min(same, differ) < MIN_PAIRS:
         raise InvalidListings(
             f"a pair model needs {MIN_PAIRS} candidate pairs of one group and {MIN_PAIRS} of two, there are {same:,} and "
-            f"{len(table.same) - same:,}: give it more labelled listings."
+            f"{differ:,}: give it more labelled listings."
         )
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
     fold = np.append(fold, NOBODY)  # NOBODY points at the last, and is in no fold
@@ -115,18 +119,27 @@ def fit_pair_model(
         asked = len(shown.same) if setting == "context" else own
         raw[setting] = _held_out(shown, weights, fold, seed, rounds, tick)[:asked]
         texts[setting] = _trees(shown, weights, seed, rounds).model_to_string()
-        calibration[setting] = _platt(raw[setting], shown.same[:asked], weights[:asked])
+        weighed = weights[:asked] * real(shown, made)[:asked]
+        calibration[setting] = _platt(raw[setting], shown.same[:asked], weighed)
         tick(1)
     probability = calibration["context"](raw["context"])[: len(wide.same)]
+    bounding = real(wide, made)
     spec = PairSpec(
         weights=FILES,
         features=FEATURES,
         calibration=calibration,
-        precision=_precision(probability, wide.same),
-        **_bounds(probability, wide.same),
-        group=_group_bound(probability[:own], table, labels),
+        precision=_precision(probability[bounding], wide.same[bounding]),
+        **_bounds(probability[bounding], wide.same[bounding]),
+        group=_group_bound(probability[:own][found], some(table, found), labels, made),
     )
     return Fitted(spec, texts, probability[:own])
+
+
+def real(table: Table, made: Flags) -> Flags:
+    """Returns which pairs `(pairs,)` of a table are pairs of listings that are not `made` `(n,)`."""
+    known = np.append(made, np.False_)  # NOBODY points at the last
+    found: Flags = ~(known[table.rows] | known[table.others])
+    return found
 
 
 def _learned(table: Table, smaller: Sequence[Table], larger: Sequence[Table]) -> dict[Setting, tuple[Table, Doubles]]:
@@ -146,8 +159,7 @@ def _held_out(table: Table, weights: Doubles, fold: Rows, seed: int, rounds: int
     for number in range(FOLDS):
         asked = fold[table.rows] == number
         seen = (fold[table.rows] != number) & (fold[table.others] != number)
-        shown = Table(table.rows[seen], table.others[seen], table.evidence[seen], table.same[seen])
-        raw[asked] = _trees(shown, weights[seen], seed, rounds).predict(table.evidence[asked], raw_score=True)
+        raw[asked] = _trees(some(table, seen), weights[seen], seed, rounds).predict(table.evidence[asked], raw_score=True)
         tick(1)
     return raw
 
@@ -240,8 +252,9 @@ def _bounds(probability: Doubles, same: Flags) -> dict[str, float]:
     return {"match": round(match, 4), "review": round(min(review, match), 4)}
 
 
-def _group_bound(probability: Doubles, table: Table, labels: Rows) -> float:
+def _group_bound(probability: Doubles, table: Table, labels: Rows, made: Flags) -> float:
     """Finds the bound of groups by their F1."""
-    edges = edges_of(table.rows, table.others, probability)
-    scores = [group_metrics(average_linkage(edges, len(labels), bound), labels).competition_f1 for bound in GROUP_BOUNDS]
+    number, groups = np.cumsum(~made) - 1, labels[~made]
+    edges = edges_of(number[table.rows], number[table.others], probability)
+    scores = [group_metrics(average_linkage(edges, len(groups), bound), groups).competition_f1 for bound in GROUP_BOUNDS]
     return max(bound for bound, score in zip(GROUP_BOUNDS, scores, strict=True) if score >= max(scores) - AS_GOOD)

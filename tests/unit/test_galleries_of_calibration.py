@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from app.core.fusion import HAS_BOTH
 from app.core.pairs import FEATURES
 from app.evaluation.evidence import NOBODY, Table, moved_by
 from app.training import labelled_features
-from app.training.labelled_features import Distractors, LabelledFeatures, PairEvidence
+from app.training.labelled_features import Distractors, LabelledFeatures
 from app.training.pair_model import fit_pair_model
 from tests.evidence import clusters, synthetic
 
@@ -49,7 +51,7 @@ def test_the_seed_deals(data: LabelledFeatures) -> None:
 
 def test_joined_evidence_keeps_listings_apart(data: LabelledFeatures) -> None:
     small = tuple(data.in_smaller_galleries(ONE))
-    given = PairEvidence(data.candidate_pairs(ONE, lambda _: None).table, data.labels, small)
+    given = replace(data.candidate_pairs(ONE, lambda _: None), smaller=small)
     both = given.and_also(given)
     assert len(both.labels) == 240
     assert len(np.unique(both.labels)) == 80
@@ -96,7 +98,7 @@ def test_strangers_have_no_group_for_thresholds(strangers: Distractors) -> None:
 def test_nobody_stays_nobody_when_tables_are_joined(data: LabelledFeatures, strangers: Distractors) -> None:
     table = data.in_larger_gallery(strangers, ONE, lambda _: None)
     assert ((moved_by(table, 7).others == NOBODY) == (table.others == NOBODY)).all()
-    given = PairEvidence(data.candidate_pairs(ONE, lambda _: None).table, data.labels, larger=(table,))
+    given = replace(data.candidate_pairs(ONE, lambda _: None), larger=(table,))
     both = given.and_also(given)
     assert [int(one.rows.min()) for one in both.larger] == [0, 120]
 

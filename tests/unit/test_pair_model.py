@@ -14,7 +14,7 @@ from app.core.metrics import calibration_error
 from app.core.pairs import FEATURES
 from app.core.product import Floats
 from app.errors import DimensionMismatch, InvalidListings
-from app.evaluation.evidence import Table
+from app.evaluation.evidence import Table, some
 from app.pair_model import PairModel
 from app.training.pair_model import FALLING, FILES, FITS, RISING, fit_pair_model, measure_pairs, without_context
 from tests.evidence import EACH, fitted, small_model, synthetic, truth
@@ -145,16 +145,14 @@ def test_nor_one_that_it_has_seen_from_the_other_side() -> None:
 def test_too_few_pairs_are_refused(groups: int) -> None:
     table, labels = synthetic(max(groups, 3), seed=0)
     kept = np.arange(len(table.same)) < groups * EACH * 3
-    few = Table(table.rows[kept], table.others[kept], table.evidence[kept], table.same[kept])
     with pytest.raises(InvalidListings, match="50 candidate pairs of one group and 50 of two"):
-        fit_pair_model(few, labels)
+        fit_pair_model(some(table, kept), labels)
 
 
 def test_only_true_pairs_are_refused() -> None:
     table, labels = synthetic(30, seed=0)
-    kept = table.same
     with pytest.raises(InvalidListings, match="there are 360 and 0"):
-        fit_pair_model(Table(table.rows[kept], table.others[kept], table.evidence[kept], table.same[kept]), labels)
+        fit_pair_model(some(table, table.same), labels)
 
 
 def test_the_seed_decides() -> None:
