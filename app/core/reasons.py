@@ -3,7 +3,7 @@
 Reasons name evidence (`app.core.pairs`); the pair model weighs it. Codes are stable:
 
     same_photo, edited_photo, photos_alike, photos_differ, no_photo       the photos
-    same_title, titles_alike, titles_differ, no_title                     the titles
+    same_title, titles_alike, titles_differ, title_says_less, no_title    the titles
     quantities_agree, quantities_conflict, codes_agree, codes_conflict    what the titles say in numbers
     better_candidate, only_candidate, crowded                             the neighbourhood
     photos_align, recoloured                                              the geometric check (`app.verifying`)
@@ -22,10 +22,11 @@ EDITED_HASH = 10
 CLEARLY = 0.15  # of a cosine, above or below its threshold
 AHEAD = 0.1
 CROWDED = 5  # neighbours above the threshold
+FEW_WORDS = 3
 
 AGAINST = frozenset(
     ("photos_differ", "titles_differ", "quantities_conflict", "codes_conflict", "better_candidate", "crowded", "no_photo",
-     "no_title", "recoloured")
+     "no_title", "title_says_less", "recoloured")
 )  # fmt: skip
 
 _CODES = ("model", "variant")
@@ -53,6 +54,7 @@ def reasons_for(
         *_numbers(left, right, sides),
         *_photos(photos, evidence, bounds.get("image", 1.0)),
         *_titles(left, right, evidence, bounds.get("title", 1.0)),
+        *_says_less(left, right, sides),
         *_neighbours(evidence),
     )
 
@@ -99,6 +101,15 @@ def _titles(left: str | None, right: str | None, evidence: Mapping[str, float], 
         return [Reason("titles_alike", f"the titles are alike ({title:.2f})")]
     if title < bound - CLEARLY:
         return [Reason("titles_differ", f"the titles differ ({title:.2f})")]
+    return []
+
+
+def _says_less(left: str | None, right: str | None, sides: tuple[str, str]) -> list[Reason]:
+    """A few words that all stand in a title of twice as many may be any of several products."""
+    words = [set((title or "").casefold().split()) for title in (left, right)]
+    for side, few, many in zip(sides, words, reversed(words), strict=True):
+        if few and few <= many and len(few) <= FEW_WORDS and 2 * len(few) <= len(many):
+            return [Reason("title_says_less", f"{side} says less: all of its words are in the other title")]
     return []
 
 

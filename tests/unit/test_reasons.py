@@ -31,6 +31,8 @@ CASES: list[tuple[dict[str, float], tuple[str | None, str | None], str]] = [
     ({"title": 0.1}, ("madu Hutan", "Hutan  MADU"), "same_title"),
     ({"title": 0.5}, PLAIN, "titles_alike"),
     ({"title": 0.34}, PLAIN, "titles_differ"),
+    ({}, ("madu", "Madu Hutan"), "title_says_less"),
+    ({}, ("Madu hutan asli dari Sumbawa 500gr", "asli MADU hutan"), "title_says_less"),
     ({}, (None, "madu"), "no_title"),
     ({}, ("madu", None), "no_title"),
     ({}, ("madu 500gr", "kopi 0,5 kg"), "quantities_agree"),
@@ -48,6 +50,10 @@ SILENT: list[tuple[dict[str, float], tuple[str | None, str | None], str]] = [
     ({"image": 0.46}, PLAIN, "photos_differ"),
     ({"title": 0.49}, PLAIN, "titles_alike"),
     ({"title": 0.36}, PLAIN, "titles_differ"),
+    ({}, ("madu", "kopi hutan"), "title_says_less"),
+    ({}, ("madu hutan", "madu hutan asli"), "title_says_less"),
+    ({}, ("madu hutan asli sumbawa", "madu hutan asli dari sumbawa barat 500gr murah"), "title_says_less"),
+    ({}, (None, "madu hutan"), "title_says_less"),
     ({}, PLAIN, "no_title"),  # both have one, and no tower read them
     ({"margin": -0.09, "rank": 2, "neighbours": 1}, PLAIN, "better_candidate"),
     ({"margin": 0.09, "rank": 1, "neighbours": 1}, PLAIN, "only_candidate"),
@@ -91,7 +97,9 @@ evidences = st.fixed_dictionaries(
         "rank": st.integers(1, 4), "neighbours": st.integers(0, 9),
     }
 )  # fmt: skip
-some_titles = st.sampled_from([None, "madu 500gr isi 2", "madu 1kg isi 2", "kipas XH-4410", "kipas XH-9920 40W", "madu"])
+some_titles = st.sampled_from(
+    [None, "madu 500gr isi 2", "madu 1kg isi 2", "kipas XH-4410", "kipas XH-9920 40W", "kipas", "madu"]
+)
 
 
 @given(evidences, some_titles, some_titles)
@@ -101,6 +109,7 @@ def test_no_other_code_is_told(evidence: dict[str, float], left: str | None, rig
     for kind in (
         {"photos_alike", "photos_differ", "same_photo", "edited_photo", "no_photo"},
         {"same_title", "titles_alike", "titles_differ", "no_title"},
+        {"same_title", "title_says_less", "no_title"},
         {"better_candidate", "only_candidate", "crowded"},
     ):
         assert sum(code in kind for code in found) <= 1
