@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 from app.core.product import Pixels, Upload
 from app.errors import AppError
 
 ReadPhoto = tuple[Upload, Pixels]
 Outcome = ReadPhoto | AppError
+ReadChunks = Callable[[Iterable[Sequence[bytes]]], Iterator[list[Outcome]]]
 
 
 def readers() -> int:
@@ -43,3 +45,30 @@ def in_threads(read: Callable[[bytes], ReadPhoto], chunks: Iterable[Sequence[byt
                 yield list(current)
         if ahead is not None:
             yield list(ahead)
+
+
+def few_or_many(chunks: Iterable[Sequence[bytes]], few: ReadChunks, many: ReadChunks, most: int) -> Iterator[list[Outcome]]:
+    """Reads the first chunks in one way, and from the chunk with which there are more photos than `most` in another.
+
+    The other one takes longer to begin and is faster then: a table of a few photos, or of none, is done before.
+
+    Args:
+        chunks: files that are wanted together.
+        few: reads the first ones.
+        many: reads the others.
+        most: photos.
+    """
+    source, rest = iter(chunks), list[Sequence[bytes]]()
+
+    def first() -> Iterator[Sequence[bytes]]:
+        left = most
+        for chunk in source:
+            left -= len(chunk)
+            if left < 0:
+                rest.append(chunk)
+                return
+            yield chunk
+
+    yield from few(first())
+    if rest:
+        yield from many(chain(rest, source))

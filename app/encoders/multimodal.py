@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from app.core.product import Floats, Pixels, Upload
 from app.core.spec import EncoderSpec
-from app.encoders.ahead import Outcome, in_threads
+from app.encoders.ahead import Outcome, few_or_many, in_threads
 from app.encoders.engine_cache import EngineCache
 from app.encoders.engines import place_image, place_title
 from app.encoders.framings import Framings
@@ -28,6 +29,7 @@ from app.encoders.title import TitleBatch, TitleTokens, TitleTower
 from app.encoders.towers import build_image_tower, build_title_tower
 from app.errors import DimensionMismatch, EncodingFailed
 
+FEW_PHOTOS = 256  # threads have read them before processes would have begun
 Item = TypeVar("Item")
 
 
@@ -107,9 +109,10 @@ class MultimodalEncoder:
 
     def read_photos(self, chunks: Iterable[Sequence[bytes]]) -> Iterator[list[Outcome]]:
         """See `Encoder`."""
+        threads = partial(in_threads, self.read_photo)
         if self.runtime.device.type == "cpu":
-            return in_threads(self.read_photo, chunks)
-        return PhotoReader(self._framings, self.limits, self.runtime.device)(chunks)
+            return threads(chunks)
+        return few_or_many(chunks, threads, PhotoReader(self._framings, self.limits, self.runtime.device), FEW_PHOTOS)
 
     def read_title(self, text: str) -> str:
         """See `Encoder`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from app.core import phash
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE, MODALITY_OF, SCORE_DECIMALS, Fusion
 from app.core.neighbourhood import HASH_ONLY
-from app.core.product import Floats, Prepared
-from app.embedding import embed
+from app.core.product import Floats
+from app.embedding import Item as ToEmbed
+from app.embedding_ahead import Embedded, Found, embed_ahead
 from app.encoders.base import Encoder
 from app.encoders.preprocess import InputLimits, open_image, perceptual_hash
 from app.errors import AppError
@@ -110,41 +112,78 @@ def embed_items(
     hashed = np.zeros(len(items), np.bool_)
     kept: list[int] = []
     bad: list[BadRow] = []
-    for start in range(0, len(items), CHUNK):
-        chunk = items[start : start + CHUNK]
-        read: list[tuple[int, Prepared]] = []
-        for position, item in enumerate(chunk, start):
-            try:
-                prepared, value = _read(item, signals, encoder)
-            except AppError as error:
-                bad.append(BadRow(item.row, item.id, error))
+    for chunk in _found(items, _Wanted(encoder, "title" in signals, "image" in signals, "phash" in signals)):
+        for row, found in chunk:
+            if isinstance(found, AppError):
+                bad.append(BadRow(items[row.position].row, items[row.position].id, found))
                 continue
-            if not prepared.empty:
-                read.append((len(kept), prepared))
+            n, value = len(kept), row.phash
+            if isinstance(found, Embedded) and fusion is not None:
+                fused, seen = fusion.fuse(found.embedding)
+                vectors[n], flags[n] = fused[0], seen[0]
+                value = value if value is not None or "phash" not in signals else found.known.phash
             if value is not None:
-                hashes[len(kept)], hashed[len(kept)] = value, True
-            kept.append(position)
-        if encoder is not None and fusion is not None and read:
-            for (row, _), embedding in zip(read, embed(encoder, [one for _, one in read]), strict=True):
-                fused, seen = fusion.fuse(embedding)
-                vectors[row], flags[row] = fused[0], seen[0]
+                hashes[n], hashed[n] = value, True
+            kept.append(row.position)
         tick(len(chunk))
     n = len(kept)
     return Features(fusion, vectors[:n], flags[:n], hashes[:n], hashed[:n]), np.array(kept, np.int64), bad
 
 
-def _read(item: Item, signals: Collection[str], encoder: Encoder | None) -> tuple[Prepared, int | None]:
-    """Returns what the towers take of a listing, and its hash."""
-    wants_hash = "phash" in signals and item.phash is None
-    wants_pixels = encoder is not None and encoder.image_dim > 0 and "image" in signals
-    data = item.photo.read() if item.photo is not None and (wants_hash or wants_pixels) else None
-    value = item.phash if "phash" in signals else None
-    if data is not None and wants_hash:
-        value = perceptual_hash(open_image(data, LIMITS))
-    if encoder is None:
-        return Prepared(), value
-    photos = (encoder.read_photo(data)[1],) if data is not None and wants_pixels else ()
-    return Prepared(photos, item.title if encoder.title_dim and "title" in signals else None), value
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is read of listings: by the towers, if there are any, and hashes."""
+
+    encoder: Encoder | None
+    title: bool
+    image: bool
+    phash: bool
+
+    @property
+    def pixels(self) -> bool:
+        """Whether towers read photos."""
+        return self.image and self.encoder is not None and self.encoder.image_dim > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A listing whose photo was opened: what towers are to read of it, and its hash if no tower has to read it for that."""
+
+    position: int
+    data: bytes | None = None
+    title: str | None = None
+    phash: int | None = None
+    error: AppError | None = None
+
+
+def _found(items: Sequence[Item], wanted: _Wanted) -> Iterator[list[tuple[_Row, Found]]]:
+    """Yields the rows in chunks, embedded where there is something to embed, or with the reason why they cannot be read."""
+    rows = (_opened(position, item, wanted) for position, item in enumerate(items))
+    if wanted.encoder is None:
+        while chunk := list(islice(rows, CHUNK)):
+            yield [(row, row.error) for row in chunk]
+        return
+
+    def asked(row: _Row) -> ToEmbed | None:
+        images = [] if row.data is None else [row.data]
+        return ToEmbed(images, row.title, clean=True) if images or row.title is not None else None
+
+    for embedded in embed_ahead(wanted.encoder, rows, asked, CHUNK):
+        yield [(row, found if row.error is None else row.error) for row, found in embedded]
+
+
+def _opened(position: int, item: Item, wanted: _Wanted) -> _Row:
+    """Opens what is wanted of a listing; the hash of a photo that no tower reads is computed here."""
+    hashed = item.phash if wanted.phash else None
+    title = item.title if wanted.title and wanted.encoder is not None and wanted.encoder.title_dim else None
+    missing = wanted.phash and item.phash is None
+    try:
+        data = item.photo.read() if item.photo is not None and (missing or wanted.pixels) else None
+        if data is not None and missing and not wanted.pixels:
+            hashed = perceptual_hash(open_image(data, LIMITS))
+    except AppError as error:
+        return _Row(position, error=error)
+    return _Row(position, data if wanted.pixels else None, title, hashed)
 
 
 def halves(features: Features, rows: NDArray[np.int64], shared: int) -> Floats:
