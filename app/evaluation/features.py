@@ -112,7 +112,8 @@ def embed_items(
     hashed = np.zeros(len(items), np.bool_)
     kept: list[int] = []
     bad: list[BadRow] = []
-    for chunk in _found(items, _Wanted(encoder, "title" in signals, "image" in signals, "phash" in signals)):
+    wanted = _Wanted(encoder, "title" in signals, "image" in signals, "phash" in signals)
+    for chunk in _found(items, wanted):
         for row, found in chunk:
             if isinstance(found, AppError):
                 bad.append(BadRow(items[row.position].row, items[row.position].id, found))
@@ -121,7 +122,8 @@ def embed_items(
             if isinstance(found, Embedded) and fusion is not None:
                 fused, seen = fusion.fuse(found.embedding)
                 vectors[n], flags[n] = fused[0], seen[0]
-                value = value if value is not None or "phash" not in signals else found.known.phash
+                if value is None and wanted.phash:
+                    value = found.known.phash
             if value is not None:
                 hashes[n], hashed[n] = value, True
             kept.append(row.position)

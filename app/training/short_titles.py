@@ -3,7 +3,8 @@
 Labelled listings have the titles of sellers, which are long. Whoever learns from them alone takes a title whose words all
 stand in another one for the same product: `milk` would be `Arla standard milk 1l` with a probability of .95. So a few words
 are cut out of titles: *vague* ones, which stand in the titles of several groups and therefore name none of them, and
-*telling* ones, which stand in the titles of a single group: `WH-1000XM4`.
+*telling* ones, which stand in the titles of a single group: `WH-1000XM4`. Where a script puts no spaces between words, there
+are none.
 """
 
 from __future__ import annotations
