@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,8 +170,7 @@ def with_short_titles(data: LabelledFeatures, encoder: Encoder, progress: Progre
     items = [Item(0, one.text, None, encoder.read_title(one.text), None) for one in cut]
     with progress("Embedding short titles", len(items)) as tick:
         features, _, _ = embed_items(items, ("title",), encoder, data.features.fusion, tick)
-    own = count(int(data.labels.max()) + 1)  # a vague title is the same as nothing
-    labels = np.array([next(own) if one.group is None else one.group for one in cut], np.int64)
+    labels = np.array([one.group for one in cut], np.int64)
     titles = [*data.titles, *(item.title for item in items)]
     return LabelledFeatures(data.features.and_also(features), titles, np.append(data.labels, labels), len(items))
 
