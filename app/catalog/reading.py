@@ -77,10 +77,12 @@ def other_fingerprints(session: Session, own: str) -> set[str]:
     The index of a catalog's fingerprints is only touched at both of its ends: to list all that are in it would read it
     whole, at every start.
     """
-    ends = select(func.min(VectorRow.fingerprint)), select(func.max(VectorRow.fingerprint))
-    catalogs = session.scalars(select(CatalogRow.pk)).all()
-    found = {session.scalar(end.where(VectorRow.catalog_pk == pk)) for pk in catalogs for end in ends}
-    return {one for one in found if one is not None and one != own}
+    ends = [
+        select(end(VectorRow.fingerprint)).where(VectorRow.catalog_pk == CatalogRow.pk).scalar_subquery()
+        for end in (func.min, func.max)
+    ]
+    found = {one for pair in session.execute(select(*ends).select_from(CatalogRow)) for one in pair}
+    return found - {None, own}
 
 
 def agreeing_keys(session: Session, catalog_pk: int, where: Mapping[str, tuple[Scalar, ...]]) -> NDArray[np.int64]:

@@ -213,6 +213,7 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
 
     from app.bootstrap import build_pair_model
     from app.commands.calibrate_output import show_pairs
+    from app.evaluation.evidence import some
     from app.training.labelled_features import PairEvidence
     from app.training.pair_model import FITS, fit_pair_model, measure_pairs, real
 
@@ -225,9 +226,10 @@ def _fit_pairs(parts: Sequence[PairEvidence], loaded: Bundle) -> Fitted | None:
         return None
     shown = {}
     old, kept = build_pair_model(loaded), real(given.table, given.made)
+    table = some(given.table, kept)
     if old is not None:
-        shown["before"] = measure_pairs(old.probability(given.table.evidence[kept]), given.table.same[kept], old.spec)
-    shown["after"] = measure_pairs(fitted.probability[kept], given.table.same[kept], fitted.spec)
+        shown["before"] = measure_pairs(old.probability(table.evidence), table.same, old.spec)
+    shown["after"] = measure_pairs(fitted.probability[kept], table.same, fitted.spec)
     show_pairs("Pair model; after: by trees that had not seen the groups that they judge", shown)
     return fitted
 

@@ -104,7 +104,9 @@ def fit_pair_model(
         InvalidListings: fewer than `MIN_PAIRS` pairs are the same, or differ.
     """
     made = np.zeros(len(labels), np.bool_) if made is None else made
-    found = real(table, made)
+    own, wide = len(table.same), joined(table, *larger)  # what the bounds are fitted to
+    counted = real(wide, made)
+    found = counted[:own]
     same, differ = int(table.same[found].sum()), int((~table.same[found]).sum())
     if min(same, differ) < MIN_PAIRS:
         raise InvalidListings(
@@ -113,7 +115,6 @@ def fit_pair_model(
         )
     fold = np.random.default_rng(seed).integers(0, FOLDS, int(labels.max()) + 1)[labels]
     fold = np.append(fold, NOBODY)  # NOBODY points at the last, and is in no fold
-    own, wide = len(table.same), joined(table, *larger)  # what the bounds are fitted to
     raw, texts, calibration = dict[Setting, Doubles](), dict[Setting, str](), dict[Setting, Platt]()
     for setting, (shown, weights) in _learned(table, smaller, larger).items():
         asked = len(shown.same) if setting == "context" else own
@@ -123,13 +124,12 @@ def fit_pair_model(
         calibration[setting] = _platt(raw[setting], shown.same[:asked], weighed)
         tick(1)
     probability = calibration["context"](raw["context"])[: len(wide.same)]
-    bounding = real(wide, made)
     spec = PairSpec(
         weights=FILES,
         features=FEATURES,
         calibration=calibration,
-        precision=_precision(probability[bounding], wide.same[bounding]),
-        **_bounds(probability[bounding], wide.same[bounding]),
+        precision=_precision(probability[counted], wide.same[counted]),
+        **_bounds(probability[counted], wide.same[counted]),
         group=_group_bound(probability[:own][found], some(table, found), labels, made),
     )
     return Fitted(spec, texts, probability[:own])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +19,9 @@ from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.core.product import Embedding, ProductDraft
 from app.errors import CatalogNotFound, ModelMismatch, ProductNotFound
-from app.matcher import Matcher
 from tests.fakes import FINGERPRINT, FUSION, letter_vector
 from tests.integration.test_feedback_store import migrate
 
-Open = Callable[..., Matcher]
 IDS = ["a", "b", "c", "d"]
 Change = tuple[str, str, list[str]]
 NAMES = st.sampled_from(["default", "other"])
@@ -32,7 +30,7 @@ DELETE: st.SearchStrategy[Change] = st.tuples(
     st.just("delete"), NAMES, st.lists(st.sampled_from(IDS), min_size=1, max_size=1)
 )
 RESTART: st.SearchStrategy[Change] = st.just(("restart", "", []))
-BOTH = "INSERT INTO vectors SELECT NULL, catalog_pk, product_pk, ?, flags, vector FROM vectors LIMIT 1"
+ONCE_MORE = "INSERT INTO vectors SELECT NULL, catalog_pk, product_pk, ?, flags, vector FROM vectors LIMIT 1"
 
 
 def draft(product_id: str) -> ProductDraft:
@@ -97,7 +95,7 @@ def test_vectors_of_another_model_are_found_wherever_they_sort(tmp_path: Path, o
         catalog.put("default", [draft(one) for one in IDS])
         catalog.put("other", [draft("a")])
     with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as connection:
-        connection.execute(BOTH, (other,))
+        connection.execute(ONCE_MORE, (other,))
         connection.commit()
     with pytest.raises(ModelMismatch, match=rf"another model \({other}, this one is {FINGERPRINT}\)"), opened(tmp_path):
         pass
