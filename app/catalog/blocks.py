@@ -57,17 +57,29 @@ class Blocks:
         """False if a search may miss a row."""
         return not self._lists
 
-    def prepare(self) -> None:
-        """Makes the lists of an approximate search, if they are wanted and missing, or worn."""
+    def prepare(self) -> bool:
+        """Makes the lists of an approximate search, if they are wanted and missing, or worn; returns whether it did."""
         wanted = self._options.search == "approximate" and len(self) >= self._options.lists_from
-        if wanted and (not self._lists or self._lists[0].worn):
+        made = wanted and (not self._lists or self._lists[0].worn)
+        if made:
             some = np.random.default_rng(0).choice(len(self), min(len(self), SAMPLE), replace=False)
             sample = self.vectors(some)
             self._lists = [
-                Lists(len(self), (matrix for _, matrix in self.parts()), sample, columns) for columns in self._about
+                Lists.make(len(self), (matrix for _, matrix in self.parts()), sample, columns) for columns in self._about
             ]
         elif len(self) < self._options.lists_from // 2:
             self._lists = []
+        return made
+
+    def export_lists(self) -> list[bytes]:
+        """Returns the lists of an approximate search, if there are any, for `adopt_lists`."""
+        return [lists.to_bytes() for lists in self._lists]
+
+    def adopt_lists(self, found: Sequence[bytes]) -> None:
+        """Takes lists over, instead of making them. Raises ValueError if they are not of these rows."""
+        if len(found) != len(self._about):
+            raise ValueError(f"{len(found)} lists, not {len(self._about)}")
+        self._lists = [Lists.from_bytes(one, columns, len(self)) for one, columns in zip(found, self._about, strict=True)]
 
     def add(self, keys: NDArray[np.int64], vectors: Floats, *, adopt: bool = False) -> None:
         """Adds `(n, dim)` rows at the end.

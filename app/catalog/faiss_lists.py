@@ -24,12 +24,27 @@ SAMPLE = LISTS * SAMPLE_EACH
 PROBES = 32  # lists that are read for a question; a quarter of them finds hardly more matches
 QUERY_BITS = 4
 REMADE_AFTER = 2  # rows added since, for each row that the centres were found with
+LAYOUT = f"FAISS {faiss.__version__}, 1"  # of lists as bytes: other bytes may mean something else, and are not parsed
+_COUNTS = np.dtype("<i8")
 
 
 class Lists:
     """Lists of rows by position, of rows that are near in some columns. Not thread-safe: the catalog holds a lock."""
 
-    def __init__(self, count: int, parts: Iterator[Floats], sample: Floats, columns: slice = slice(None)) -> None:
+    def __init__(self, index: Any, columns: slice, made_with: int, added: int = 0) -> None:
+        """Takes what `make` or `from_bytes` has made.
+
+        Args:
+            index: FAISS's.
+            columns: see `make`.
+            made_with: so many rows there were when the centres were found.
+            added: so many rows have come since.
+        """
+        self._index, self._columns = index, columns
+        self._made_with, self._added = made_with, added
+
+    @classmethod
+    def make(cls, count: int, parts: Iterator[Floats], sample: Floats, columns: slice = slice(None)) -> Lists:
         """Finds centres and fills the lists.
 
         Args:
@@ -38,23 +53,46 @@ class Lists:
             sample: some of them, `(n, dim)`, that stand for all.
             columns: what questions are about; they have zeros elsewhere.
         """
-        self._columns = columns
         sample = sample[:, columns]
         dim = sample.shape[1]
-        self._centres = faiss.IndexFlatIP(dim)  # FAISS does not keep it alive by itself
-        self._index: Any = faiss.IndexIVFRaBitQ(
-            self._centres, dim, min(LISTS, max(1, len(sample) // SAMPLE_EACH)), faiss.METRIC_INNER_PRODUCT
+        centres = faiss.IndexFlatIP(dim)
+        index: Any = faiss.IndexIVFRaBitQ(
+            centres, dim, min(LISTS, max(1, len(sample) // SAMPLE_EACH)), faiss.METRIC_INNER_PRODUCT
         )
-        self._index.cp.niter, self._index.cp.max_points_per_centroid = ROUNDS, SAMPLE_EACH
-        self._index.train(spread(sample))
+        index.referenced_objects = [centres]  # FAISS keeps what other indexes are made of alive like that, but not here
+        index.cp.niter, index.cp.max_points_per_centroid = ROUNDS, SAMPLE_EACH
+        index.train(spread(sample))
         by_number = faiss.DirectMap.Hashtable  # type: ignore[attr-defined]
-        self._index.set_direct_map_type(by_number)  # so that a row is removed without a look at the others
-        self._made_with, self._added = count, 0
+        index.set_direct_map_type(by_number)  # so that a row is removed without a look at the others
+        lists = cls(index, columns, count)
         start = 0
         for part in parts:
-            self.add(np.arange(start, start + len(part)), part)
+            lists.add(np.arange(start, start + len(part)), part)
             start += len(part)
-        self._added = 0
+        lists._added = 0
+        return lists
+
+    @classmethod
+    def from_bytes(cls, data: bytes, columns: slice, rows: int) -> Lists:
+        """Returns the lists that `to_bytes` has written, in this `LAYOUT`.
+
+        Args:
+            data: proven to be what was written: FAISS parses whatever it is given.
+            columns: see `make`.
+            rows: that are in the lists.
+
+        Raises:
+            ValueError: they are lists of other rows.
+        """
+        made_with, added = np.frombuffer(data, _COUNTS, 2).tolist()
+        index = faiss.deserialize_index(np.frombuffer(data, np.uint8, offset=2 * _COUNTS.itemsize))
+        if index.ntotal != rows:
+            raise ValueError(f"lists of {index.ntotal} rows, not of {rows}")
+        return cls(index, columns, made_with, added)
+
+    def to_bytes(self) -> bytes:
+        """Returns the lists, so that they need not be made again; about an eighth of a byte for each number of a row."""
+        return np.array([self._made_with, self._added], _COUNTS).tobytes() + bytes(faiss.serialize_index(self._index).data)
 
     @property
     def worn(self) -> bool:

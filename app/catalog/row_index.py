@@ -7,7 +7,7 @@ filtered out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +51,14 @@ class RowIndex:
         """False if a search may miss rows that it should find."""
         return all(kind.exact for kind in self._kinds.values())
 
-    def prepare(self) -> None:
-        """Makes what an approximate search needs, if that is wanted; to be called after changes. May take a while."""
-        for kind in self._kinds.values():
-            kind.prepare()
+    def prepare(self) -> bool:
+        """Makes what an approximate search needs and has not, if that is wanted; to be called after changes.
+
+        Returns:
+            Whether something was made, which may take a while.
+        """
+        made = [kind.prepare() for kind in self._kinds.values()]
+        return any(made)
 
     def kinds(self) -> set[int]:
         """The flags that occur among the rows."""
@@ -93,6 +97,16 @@ class RowIndex:
         for flags, kind in self._kinds.items():
             for keys, matrix in kind.parts():
                 yield RowSet(keys, np.full(len(keys), flags, np.uint8), matrix)
+
+    def export_lists(self) -> dict[int, list[bytes]]:
+        """Returns the lists of an approximate search, by the flags of the rows that are in them."""
+        return {flags: kind.export_lists() for flags, kind in self._kinds.items() if not kind.exact}
+
+    def adopt_lists(self, found: Mapping[int, Sequence[bytes]]) -> None:
+        """Takes over what an index with the same rows has exported. Raises ValueError if they were others."""
+        for flags, kind in self._kinds.items():
+            if flags in found:
+                kind.adopt_lists(found[flags])
 
     def candidates(
         self,

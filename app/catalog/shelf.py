@@ -30,7 +30,7 @@ class Shelf:
         index: of its vectors.
         state: generation and stamp of what the index holds.
         products: how many there are.
-        saved: the state that the snapshot on disk is of, None if there is none.
+        saved: the state that the snapshot on disk is of, None if there is none, or it lacks something.
         opened: where the index came from: `snapshot`, `database`, or `new` for a catalog without a past.
         behind: the index does not hold what was committed last, and must not be searched.
         lock: see above.
@@ -71,14 +71,25 @@ class Shelves:
         try:
             for part in snapshot.read(place, row.state, self.fingerprint, index.dim, index.precision):
                 index.add(part, adopt=True)
+            self._adopt_lists(place, index, row.name)
         except snapshot.Unusable as why:
             index, source = self._index(), str(why)
             for part in read_vectors(session, row.pk, self.fusion):
                 index.add(part)
-        index.prepare()
+        made = index.prepare()
         log.info("catalog open", extra={"catalog": row.name, "products": row.products, "rows": len(index), "source": source})
         opened = "new" if row.generation == 0 else "snapshot" if source == "snapshot" else "database"
-        return Shelf(row.pk, row.name, index, row.state, row.products, row.state if opened == "snapshot" else None, opened)
+        saved = row.state if opened == "snapshot" and not made else None
+        return Shelf(row.pk, row.name, index, row.state, row.products, saved, opened)
+
+    def _adopt_lists(self, place: Path, index: RowIndex, catalog: str) -> None:
+        """Takes the lists of an approximate search from a snapshot, if they are wanted, and there."""
+        if self.options.search != "approximate":
+            return
+        try:
+            index.adopt_lists(snapshot.read_lists(place))
+        except (snapshot.Unusable, ValueError) as why:
+            log.info("lists are made anew", extra={"catalog": catalog, "reason": str(why)})
 
     def catch_up(self, session: Session, shelf: Shelf) -> None:
         """Makes a shelf that is behind anew. The caller holds its lock."""

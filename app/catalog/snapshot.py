@@ -4,7 +4,9 @@ A snapshot is plain NumPy arrays beside a manifest with the checksums of their p
 the bundle's fingerprint. It is used only if all of them agree with the database; anything else means a rebuild from SQL.
 Vectors are not copied from it: they are mapped into memory after they were read and proven. What is written to them later
 stays in memory, and the files live as long as somebody maps them, also when a newer snapshot has taken their place.
-FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
+FAISS's own files are not used for rows: they load without complaint after a flipped bit, and are not safe to parse. Only the
+lists of an approximate search are FAISS's bytes, with a checksum that is proven before they are parsed; without them, or
+with those of another version of FAISS, the lists are made anew.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xxhash
 
+from app.catalog.faiss_lists import LAYOUT
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import Precision, RowSet
 from app.files import replace_folder
@@ -123,6 +126,7 @@ def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str
         digests = _ahead(lambda part: files.digest(*part), pairwise([0, *ends]))
         parts = [{"end": end, "xxh3": digest} for end, digest in zip(ends, digests, strict=True)]
         manifest = dict(zip(STATE, state, strict=True)) | {"fingerprint": fingerprint, "parts": parts}
+        manifest["lists"] = {"layout": LAYOUT, "files": _write_lists(scratch, index)}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
     finally:
@@ -141,6 +145,38 @@ def _write(files: _Files, index: RowIndex) -> list[int]:
                 getattr(part, name).tofile(streams[name])
             sizes.append(len(part.keys))
     return list(accumulate(sizes))
+
+
+def _write_lists(folder: Path, index: RowIndex) -> list[dict[str, Any]]:
+    """Writes the lists of an approximate search, if there are any; returns what the manifest says of them."""
+    found = []
+    for flags, lists in index.export_lists().items():
+        for number, data in enumerate(lists):
+            name = f"lists_{flags}_{number}"
+            (folder / name).write_bytes(data)
+            found.append({"name": name, "flags": flags, "xxh3": xxhash.xxh3_128_hexdigest(data)})
+    return found
+
+
+def read_lists(folder: Path) -> dict[int, list[bytes]]:
+    """Returns the lists of an approximate search of a snapshot that was just read, by the flags of their rows.
+
+    Raises:
+        Unusable: they are damaged, or of another version.
+    """
+    found: dict[int, list[bytes]] = {}
+    try:
+        kept = json.loads((folder / MANIFEST).read_text("utf-8"))["lists"]
+        if kept["layout"] != LAYOUT:
+            raise Unusable(f"lists made by {kept['layout']}, not by {LAYOUT}")
+        for one in kept["files"]:
+            data = (folder / one["name"]).read_bytes()
+            if xxhash.xxh3_128_hexdigest(data) != one["xxh3"]:
+                raise Unusable(f"lists damaged: {one['name']} does not match its checksum")
+            found.setdefault(one["flags"], []).append(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unusable(f"lists unreadable: {type(error).__name__}") from error
+    return found
 
 
 def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from app.catalog import snapshot
 from app.catalog.data_folder import DataFolder
+from app.catalog.faiss_lists import Lists
 from app.catalog.local import LocalCatalog
 from app.catalog.rows import IndexOptions
 from app.core.product import Embedding, ProductDraft, Query
@@ -50,14 +56,101 @@ def test_answers_of_lists_are_not_exact_and_leave_out_what_they_should(tmp_path:
 
 
 def test_a_snapshot_serves_any_search(tmp_path: Path) -> None:
-    random = np.random.default_rng(1)
-    images, titles = directions(150, FUSION.image_dim, 3), directions(150, FUSION.title_dim, 4)
-    drafts = [ProductDraft(f"p{n}", None, (), {}, Embedding(images[n][None], titles[n])) for n in range(150)]
-    asked = drafts[random.integers(150)]
+    asked = stocked(tmp_path)[np.random.default_rng(1).integers(150)]
     for options in (IndexOptions(), APPROXIMATE, IndexOptions(search="flat")):
         with closing(LocalCatalog(DataFolder(tmp_path), FUSION, FINGERPRINT, options)) as catalog:
-            if not catalog.size("default"):
-                catalog.put("default", drafts)
             (answer,) = catalog.search("default", [Query(asked.embedding, 0.9999, 10)])
             assert [match.product.id for match in answer.matches] == [asked.id]
             assert answer.exact == (options is not APPROXIMATE)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many rows lists were made."""
+    made: list[int] = []
+    one = Lists.make
+
+    def counted(count: int, *rest: object) -> Lists:
+        made.append(count)
+        return one(count, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Lists, "make", counted)
+    return made
+
+
+def stocked(folder: Path, options: IndexOptions = APPROXIMATE) -> list[ProductDraft]:
+    """Stops a catalog cleanly that holds 150 products, which are returned."""
+    images, titles = directions(150, FUSION.image_dim, 3), directions(150, FUSION.title_dim, 4)
+    drafts = [ProductDraft(f"p{n}", None, (), {}, Embedding(images[n][None], titles[n])) for n in range(150)]
+    with closing(LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT, options)) as catalog:
+        catalog.put("default", drafts)
+    return drafts
+
+
+def starts(folder: Path, asked: ProductDraft) -> None:
+    """Starts, finds a product by its own photo and title, and stops."""
+    with closing(LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT, APPROXIMATE)) as catalog:
+        (answer,) = catalog.search("default", [Query(asked.embedding, 0.9999, 10)])
+        assert ([match.product.id for match in answer.matches], answer.exact) == ([asked.id], False)
+
+
+def test_a_start_takes_the_lists_from_the_snapshot(tmp_path: Path, made: list[int]) -> None:
+    drafts = stocked(tmp_path)
+    once = list(made)
+    assert once  # one for each part that questions may be about
+    starts(tmp_path, drafts[7])
+    with closing(LocalCatalog(DataFolder(tmp_path), FUSION, FINGERPRINT, APPROXIMATE)) as catalog:
+        catalog.delete("default", "p7")
+        catalog.put("default", [ProductDraft("q", None, (), {}, drafts[7].embedding)])
+    starts(tmp_path, ProductDraft("q", None, (), {}, drafts[7].embedding))
+    assert made == once
+
+
+def test_lists_are_kept_once_they_were_wanted(tmp_path: Path, made: list[int]) -> None:
+    drafts = stocked(tmp_path, IndexOptions())
+    assert made == []
+    starts(tmp_path, drafts[3])
+    once = list(made)
+    assert once
+    starts(tmp_path, drafts[3])
+    assert made == once
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / snapshot.MANIFEST).read_text("utf-8"))
+    change(manifest["lists"])
+    (folder / snapshot.MANIFEST).write_text(json.dumps(manifest), "utf-8")
+
+
+def flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+UNUSABLE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": lambda folder: flipped(next(folder.glob("lists_*_0"))),
+    "cut short": lambda folder: next(folder.glob("lists_*_0")).write_bytes(b"lists"),
+    "not there": lambda folder: next(folder.glob("lists_*_1")).unlink(),
+    "one too few": lambda folder: edited(folder, lambda lists: lists["files"].pop()),
+    "of another version": lambda folder: edited(folder, lambda lists: lists.update(layout="FAISS 0.1, 1")),
+    "said otherwise": lambda folder: edited(folder, lambda lists: lists.update(files="lists")),
+}
+
+
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_lists_that_prove_nothing_are_made_anew(
+    tmp_path: Path, made: list[int], damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    drafts = stocked(tmp_path)
+    once = list(made)
+    (folder,) = (tmp_path / "snapshots").iterdir()
+    damage(folder)
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+        starts(tmp_path, drafts[9])
+    assert made == once + once
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["lists are made anew", "catalog open"]
+    assert caplog.records[-1].__dict__["source"] == "snapshot"
+    starts(tmp_path, drafts[9])  # and have been kept
+    assert made == once + once

@@ -100,13 +100,13 @@ def test_nearly_all_matches_are_found_whatever_comes_and_goes() -> None:
 
 def test_other_rows_than_before_get_lists_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    one = Lists.__init__
+    one = Lists.make
 
-    def counted(self: Lists, count: int, *rest: object) -> None:
+    def counted(count: int, *rest: object) -> Lists:
         made.append(count)
-        one(self, count, *rest)  # type: ignore[arg-type]
+        return one(count, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Lists, "__init__", counted)
+    monkeypatch.setattr(Lists, "make", counted)
     shop = Shop()
     shop.add(600)
     shop.add(1000)
@@ -146,3 +146,33 @@ def test_questions_about_one_half_find_what_is_near_in_that_half(half: str) -> N
     assert true.sum() > 200
     hit = sum(true[index.rows(one.slots).keys, n].sum() for n, one in enumerate(found))
     assert hit / true.sum() >= 0.99
+
+
+def test_lists_that_are_taken_over_answer_as_before_and_go_on() -> None:
+    shop = Shop()
+    shop.add(1500)
+    shop.remove(sorted(shop.rows)[:100:3])
+    again = RowIndex(DIM, OPTIONS)
+    for part in shop.index.export():
+        again.add(part)
+    again.adopt_lists(shop.index.export_lists())
+    assert not again.prepare()
+    questions = np.stack(list(shop.rows.values()))[:50]
+    one, other = (index.candidates(questions, [THRESHOLD] * 50, nearest=20) for index in (shop.index, again))
+    assert [found.slots.tolist() for found in one] == [found.slots.tolist() for found in other]
+    shop.index = again
+    for _ in range(4):
+        shop.remove(shop.random.choice(sorted(shop.rows), 3000, replace=False).tolist())
+        shop.add(750)
+    assert shop.recall() >= 0.99
+
+
+def test_lists_of_other_rows_are_refused() -> None:
+    shop = Shop()
+    shop.add(600)
+    lists = shop.index.export_lists()
+    shop.remove([5])
+    with pytest.raises(ValueError, match="2400 rows, not of 2399"):
+        shop.index.adopt_lists(lists)
+    with pytest.raises(ValueError, match="0 lists, not 1"):
+        shop.index.adopt_lists({HAS_BOTH: []})
