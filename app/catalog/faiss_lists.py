@@ -7,6 +7,7 @@ Theoretical Error Bound"). What they find is looked up and scored from the store
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import faiss
@@ -24,24 +25,34 @@ SAMPLE = LISTS * SAMPLE_EACH
 PROBES = 32  # lists that are read for a question; a quarter of them finds hardly more matches
 QUERY_BITS = 4
 REMADE_AFTER = 2  # rows added since, for each row that the centres were found with
-LAYOUT = f"FAISS {faiss.__version__}, 1"  # of lists as bytes: other bytes may mean something else, and are not parsed
-_COUNTS = np.dtype("<i8")
+LAYOUT = f"FAISS {faiss.__version__}, 1"  # of lists as bytes: the codes of another version may mean something else
+KEPT = ("centres", "counts", "positions", "codes", "past")
 
 
 class Lists:
     """Lists of rows by position, of rows that are near in some columns. Not thread-safe: the catalog holds a lock."""
 
-    def __init__(self, index: Any, columns: slice, made_with: int, added: int = 0) -> None:
-        """Takes what `make` or `from_bytes` has made.
+    def __init__(self, centres: Floats, columns: slice, made_with: int, added: int = 0) -> None:
+        """Makes empty lists.
 
         Args:
-            index: FAISS's.
+            centres: `(lists, dim)` of spread rows.
             columns: see `make`.
-            made_with: so many rows there were when the centres were found.
+            made_with: so many rows the centres were found with.
             added: so many rows have come since.
         """
-        self._index, self._columns = index, columns
-        self._made_with, self._added = made_with, added
+        self._columns, self._made_with, self._added = columns, made_with, added
+        dim = centres.shape[1]
+        self._centres = faiss.IndexFlatIP(dim)  # FAISS does not keep it alive by itself
+        self._centres.add(centres)
+        self._index: Any = faiss.IndexIVFRaBitQ(self._centres, dim, len(centres), faiss.METRIC_INNER_PRODUCT)
+        self._index.is_trained = True  # there is nothing to be found but the centres
+        self._map()
+
+    def _map(self) -> None:
+        """Makes FAISS remember where each row is, so that one is removed without a look at the others."""
+        self._index.set_direct_map_type(faiss.DirectMap.NoMap)  # type: ignore[attr-defined]
+        self._index.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
 
     @classmethod
     def make(cls, count: int, parts: Iterator[Floats], sample: Floats, columns: slice = slice(None)) -> Lists:
@@ -53,18 +64,7 @@ class Lists:
             sample: some of them, `(n, dim)`, that stand for all.
             columns: what questions are about; they have zeros elsewhere.
         """
-        sample = sample[:, columns]
-        dim = sample.shape[1]
-        centres = faiss.IndexFlatIP(dim)
-        index: Any = faiss.IndexIVFRaBitQ(
-            centres, dim, min(LISTS, max(1, len(sample) // SAMPLE_EACH)), faiss.METRIC_INNER_PRODUCT
-        )
-        index.referenced_objects = [centres]  # FAISS keeps what other indexes are made of alive like that, but not here
-        index.cp.niter, index.cp.max_points_per_centroid = ROUNDS, SAMPLE_EACH
-        index.train(spread(sample))
-        by_number = faiss.DirectMap.Hashtable  # type: ignore[attr-defined]
-        index.set_direct_map_type(by_number)  # so that a row is removed without a look at the others
-        lists = cls(index, columns, count)
+        lists = cls(_centres(spread(sample[:, columns])), columns, count)
         start = 0
         for part in parts:
             lists.add(np.arange(start, start + len(part)), part)
@@ -72,27 +72,51 @@ class Lists:
         lists._added = 0
         return lists
 
+    def to_bytes(self) -> bytes:
+        """Returns the lists as NumPy arrays, a bit for each column of a row, so that they need not be made again."""
+        inside, size = self._index.invlists, self._index.code_size
+        counts = np.array([inside.list_size(n) for n in range(self._index.nlist)], np.int64)
+        found = [n for n in range(len(counts)) if counts[n]]
+        positions = [faiss.rev_swig_ptr(inside.get_ids(n), int(counts[n])) for n in found]
+        codes = [faiss.rev_swig_ptr(inside.get_codes(n), int(counts[n]) * size).reshape(-1, size) for n in found]
+        stream = BytesIO()
+        np.savez(
+            stream,
+            allow_pickle=False,
+            centres=self._centres.reconstruct_n(0, self._index.nlist),
+            counts=counts,
+            positions=np.concatenate([np.zeros(0, np.int64), *positions]),
+            codes=np.concatenate([np.zeros((0, size), np.uint8), *codes]),
+            past=np.array([self._made_with, self._added], np.int64),
+        )
+        return stream.getvalue()
+
     @classmethod
     def from_bytes(cls, data: bytes, columns: slice, rows: int) -> Lists:
         """Returns the lists that `to_bytes` has written, in this `LAYOUT`.
 
         Args:
-            data: proven to be what was written: FAISS parses whatever it is given.
+            data: the bytes.
             columns: see `make`.
             rows: that are in the lists.
 
         Raises:
-            ValueError: they are lists of other rows.
+            ValueError: they are not lists of so many rows.
         """
-        made_with, added = np.frombuffer(data, _COUNTS, 2).tolist()
-        index = faiss.deserialize_index(np.frombuffer(data, np.uint8, offset=2 * _COUNTS.itemsize))
-        if index.ntotal != rows:
-            raise ValueError(f"lists of {index.ntotal} rows, not of {rows}")
-        return cls(index, columns, made_with, added)
-
-    def to_bytes(self) -> bytes:
-        """Returns the lists, so that they need not be made again; about an eighth of a byte for each number of a row."""
-        return np.array([self._made_with, self._added], _COUNTS).tobytes() + bytes(faiss.serialize_index(self._index).data)
+        with np.load(BytesIO(data), allow_pickle=False) as kept:
+            centres, counts, positions, codes, past = (kept[name] for name in KEPT)
+        lists = cls(centres, columns, *past.tolist())
+        if not np.array_equal(np.sort(positions), np.arange(rows)):
+            raise ValueError(f"lists of {len(positions)} rows, not of {rows}")
+        if codes.shape != (rows, lists._index.code_size) or counts.shape != (len(centres),) or counts.sum() != rows:
+            raise ValueError("lists of another shape")
+        ends = np.cumsum(counts).tolist()
+        for n, (end, count) in enumerate(zip(ends, counts.tolist(), strict=True)):
+            own, of_own = (np.ascontiguousarray(part[end - count : end]) for part in (positions, codes))
+            lists._index.invlists.add_entries(n, count, faiss.swig_ptr(own), faiss.swig_ptr(of_own))
+        lists._index.ntotal = rows
+        lists._map()
+        return lists
 
     @property
     def worn(self) -> bool:
@@ -135,3 +159,14 @@ class Lists:
             beyond = float(scores[0, -1]) if real.all() else -np.inf
             found.append(Hits(slots[0][real], scores[0][real], beyond))
         return found
+
+
+def _centres(sample: Floats) -> Floats:
+    """Returns `(lists, dim)` centres of a sample `(n, dim)`, found by FAISS as it finds those of any such index."""
+    dim, count = sample.shape[1], min(LISTS, max(1, len(sample) // SAMPLE_EACH))
+    found = faiss.IndexFlatIP(dim)
+    index: Any = faiss.IndexIVFRaBitQ(found, dim, count, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.max_points_per_centroid = ROUNDS, SAMPLE_EACH
+    index.train(sample)
+    centres: Floats = found.reconstruct_n(0, count)
+    return centres

@@ -24,7 +24,7 @@ from app.catalog.record_cache import DEFAULT_BYTES, RecordCache
 from app.catalog.records import CatalogRow, ProductRow
 from app.catalog.rows import IndexOptions, RowSet
 from app.catalog.shelf import Shelf, Shelves
-from app.catalog.writing import find_products, replace_details, replace_vectors, unreferenced, upsert
+from app.catalog.writing import advance, find_products, replace_details, replace_vectors, unreferenced, upsert
 from app.core.answer import Answer
 from app.core.fusion import Fusion
 from app.core.product import DEFAULT_CATALOG, Embedding, Product, ProductDraft, Query, Upload, check_catalog
@@ -82,8 +82,7 @@ class LocalCatalog:
         if session.scalar(select(CatalogRow).where(CatalogRow.name == DEFAULT_CATALOG)) is None:
             session.add(CatalogRow(name=DEFAULT_CATALOG, generation=0))
             session.commit()
-        for row in session.scalars(select(CatalogRow)):
-            self._shelves[row.name] = self._maker.load(session, row)
+        self._shelves = self._maker.load_all(session)
 
     def _refuse_other_bundles(self, session: Session) -> None:
         found = other_fingerprints(session, self._fingerprint)
@@ -161,7 +160,7 @@ class LocalCatalog:
     def _commit(self, session: Session, shelf: Shelf, removed: Sequence[int], added: RowSet | None, growth: int) -> None:
         """Commits and brings the index along; only then may anyone be told."""
         row = session.get_one(CatalogRow, shelf.pk)
-        row.advance()
+        advance(session, row, {*removed, *([] if added is None else added.keys.tolist())})
         row.products += growth
         session.flush()
         with shelf.lock:
@@ -178,7 +177,7 @@ class LocalCatalog:
                 log.exception("the index failed after a commit: it is made anew from the database")
                 self._maker.catch_up(session, shelf)
                 raise
-            shelf.state, shelf.products, shelf.behind = row.state, row.products, False
+            shelf.stamp, shelf.products, shelf.behind = row.stamp, row.products, False
 
     def delete(self, catalog: str, product_id: str) -> None:
         """See `Catalog.delete`."""
@@ -285,8 +284,7 @@ class LocalCatalog:
         """See `Catalog.close`."""
         with self._write_lock:
             if not self._closed:
-                for shelf in self._shelves.values():
-                    self._maker.save(shelf)
+                self._maker.save_all(self._shelves.values())
                 self._tidy()
             self._closed = True
             self._data.close(clean=not self._loose)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
-from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow, stored_photo, stored_product
+from app.catalog.records import (
+    AttributeRow,
+    CatalogRow,
+    ChangeRow,
+    PhotoRow,
+    ProductRow,
+    VectorRow,
+    stored_photo,
+    stored_product,
+)
 from app.catalog.rows import RowSet
 from app.catalog.writing import chunks
 from app.core.fusion import Fusion
@@ -47,20 +57,30 @@ def products_by_key(session: Session, keys: Sequence[int]) -> dict[int, Product]
     return found
 
 
-def read_vectors(session: Session, catalog_pk: int, fusion: Fusion) -> Iterator[RowSet]:
-    """Yields the index rows of a catalog in blocks.
+def changed_since(session: Session, catalog: CatalogRow, stamp: str) -> list[int] | None:
+    """Returns the keys of products that were put or removed since a state of a catalog; None if that is unknown."""
+    if stamp == catalog.stamp:
+        return []
+    if stamp != catalog.kept:
+        return None
+    return list(session.scalars(select(ChangeRow.product_pk).where(ChangeRow.catalog_pk == catalog.pk)))
+
+
+def read_vectors(session: Session, catalog_pk: int, fusion: Fusion, keys: Sequence[int] | None = None) -> Iterator[RowSet]:
+    """Yields the index rows of a catalog in blocks: of the products with these keys, or of all.
 
     Raises:
         CatalogError: they do not have the dimensions of `fusion`, or cannot be what a tower has made.
     """
     columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
-    result = session.execute(columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk))
-    for part in result.yield_per(READ_ROWS).partitions():
-        keys, flags, blobs = zip(*part, strict=True)
+    wanted = columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk)
+    some = [wanted] if keys is None else [wanted.where(VectorRow.product_pk.in_(part)) for part in chunks(keys)]
+    for part in chain.from_iterable(session.execute(one).yield_per(READ_ROWS).partitions() for one in some):
+        owners, flags, blobs = zip(*part, strict=True)
         if any(len(blob) != 4 * fusion.dim for blob in blobs):
             raise CatalogError("the database holds vectors of another dimension: run 'python -m app index --reembed'.")
         vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, fusion.dim)
-        rows = RowSet(np.array(keys, np.int64), np.array(flags, np.uint8), vectors)
+        rows = RowSet(np.array(owners, np.int64), np.array(flags, np.uint8), vectors)
         damaged = rows.keys[~fusion.sound(rows.vectors, rows.flags)]
         if len(damaged):
             product = session.get_one(ProductRow, int(damaged[0]))

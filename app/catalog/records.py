@@ -6,7 +6,6 @@ with the fingerprint of the bundle that made it.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from app.catalog.faults import fault_of
 from app.core.product import Photo, Product, Scalar
 from app.errors import CatalogError, SchemaMismatch
 
+NEW = "new"  # the stamp of a catalog that nothing was ever put into
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -36,28 +36,20 @@ class Base(DeclarativeBase):
 class CatalogRow(Base):
     """A named catalog.
 
-    `generation` rises with every committed change, and `stamp` is random each time: both tell whether a snapshot is of this
-    state. A generation alone may come twice, once a database was put back to an earlier state. `places` counts the products
-    that were ever new in it, `products` those that are in it: counting a million rows at a start takes a while.
+    `generation` rises with every committed change, and `stamp` is random each time: it tells whether a snapshot is of this
+    state. A generation may come twice, once a database was put back to an earlier state. `kept` is the stamp of an earlier
+    state, of which there is a snapshot: what has changed since is in `changes`. `places` counts the products that were ever
+    new in it, `products` those that are in it: counting a million rows at a start takes a while.
     """
 
     __tablename__ = "catalogs"
     pk: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     generation: Mapped[int] = mapped_column(default=0)
-    stamp: Mapped[str] = mapped_column(String(32), default="new", server_default="new")
+    stamp: Mapped[str] = mapped_column(String(32), default=NEW, server_default=NEW)
+    kept: Mapped[str | None] = mapped_column(String(32))
     places: Mapped[int] = mapped_column(default=0, server_default="0")
     products: Mapped[int] = mapped_column(default=0, server_default="0")
-
-    def advance(self) -> None:
-        """Marks a new state; part of every change."""
-        self.generation += 1
-        self.stamp = uuid.uuid4().hex
-
-    @property
-    def state(self) -> tuple[int, str]:
-        """What a snapshot must have been made of to be used."""
-        return self.generation, self.stamp
 
 
 class ProductRow(Base):
@@ -153,6 +145,15 @@ class VectorRow(Base):
     fingerprint: Mapped[str] = mapped_column(String(16))
     flags: Mapped[int]
     vector: Mapped[bytes]
+
+
+class ChangeRow(Base):
+    """A product that was put or removed since the state that `CatalogRow.kept` names; it may be gone."""
+
+    __tablename__ = "changes"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    catalog_pk: Mapped[int] = mapped_column(ForeignKey("catalogs.pk", ondelete="CASCADE"), primary_key=True)
+    product_pk: Mapped[int] = mapped_column(primary_key=True)
 
 
 class FeedbackRow(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from app.catalog.data_folder import DataFolder
 from app.catalog.reading import READ_ROWS
 from app.catalog.records import CatalogRow, ProductRow, VectorRow
-from app.catalog.writing import chunks, replace_vectors
+from app.catalog.writing import advance, chunks, replace_vectors
 from app.core.fusion import Fusion
 from app.core.product import Embedding
 
@@ -44,17 +45,22 @@ class Reembedding:
 
         Returns how many.
         """
-        wanted = select(VectorRow.pk, VectorRow.flags, VectorRow.vector).where(VectorRow.fingerprint == self._fingerprint)
+        columns = select(VectorRow.pk, VectorRow.catalog_pk, VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
+        wanted = columns.where(VectorRow.fingerprint == self._fingerprint)
         damaged: list[int] = []
+        owners = defaultdict[int, set[int]](set)
         with self._data.records.session(write=True) as session:
             for part in session.execute(wanted).yield_per(READ_ROWS).partitions():
-                for pk, flags, blob in part:
+                for pk, catalog, product, flags, blob in part:
                     row = np.frombuffer(blob, "<f4") if len(blob) % 4 == 0 else np.zeros(0, np.float32)
                     whole = len(row) == self._fusion.dim
                     if not (whole and self._fusion.sound(row[None], np.array([flags], np.uint8))[0]):
                         damaged.append(pk)
+                        owners[catalog].add(product)
             for few in chunks(damaged):
                 session.execute(delete(VectorRow).where(VectorRow.pk.in_(few)))
+            for catalog, products in owners.items():
+                advance(session, session.get_one(CatalogRow, catalog), products)
             session.commit()
         return len(damaged)
 
@@ -93,5 +99,5 @@ class Reembedding:
                 else:
                     replace_vectors(session, product.catalog_pk, [product.key], [embedding], self._fusion, self._fingerprint)
             for pk in {product.catalog_pk for product in products}:
-                session.get_one(CatalogRow, pk).advance()
+                advance(session, session.get_one(CatalogRow, pk), [one.key for one in products if one.catalog_pk == pk])
             session.commit()

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog import snapshot
 from app.catalog.data_folder import DataFolder
-from app.catalog.reading import read_vectors
-from app.catalog.records import CatalogRow
+from app.catalog.reading import changed_since, read_vectors
+from app.catalog.records import NEW, CatalogRow
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import IndexOptions
+from app.catalog.writing import keep
 from app.core.fusion import Fusion
+from app.errors import AppError
 
 log = logging.getLogger(__name__)
+SAVED_AT_ONCE = 10_000  # products: a catalog that large gets the snapshot that it lacks at its start, not at its stop
+MOST_CHANGED = 0.5  # of the products: if more have changed since a snapshot, reading all of them takes no longer
 
 
 @dataclass(slots=True)
@@ -28,9 +34,9 @@ class Shelf:
         pk: the catalog's key.
         name: of the catalog.
         index: of its vectors.
-        state: generation and stamp of what the index holds.
+        stamp: of the state that the index holds.
         products: how many there are.
-        saved: the state that the snapshot on disk is of, None if there is none, or it lacks something.
+        saved: the stamp of the snapshot on disk, None if there is none, or it lacks something.
         opened: where the index came from: `snapshot`, `database`, or `new` for a catalog without a past.
         behind: the index does not hold what was committed last, and must not be searched.
         lock: see above.
@@ -39,9 +45,9 @@ class Shelf:
     pk: int
     name: str
     index: RowIndex
-    state: tuple[int, str]
+    stamp: str
     products: int
-    saved: tuple[int, str] | None = None
+    saved: str | None = None
     opened: str = "new"
     behind: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -58,56 +64,106 @@ class Shelves:
 
     def empty(self, row: CatalogRow) -> Shelf:
         """Returns the shelf of a catalog that has just come into being."""
-        return Shelf(row.pk, row.name, self._index(), row.state, 0)
+        return Shelf(row.pk, row.name, self._index(), row.stamp, 0)
+
+    def load_all(self, session: Session) -> dict[str, Shelf]:
+        """Returns the shelves of all catalogs by name. Raises CatalogError as `load` does."""
+        shelves = {row.name: self.load(session, row) for row in session.scalars(select(CatalogRow))}
+        self._keep([shelf for shelf in shelves.values() if shelf.saved is None and shelf.products >= SAVED_AT_ONCE])
+        self._note(shelves.values())
+        return shelves
+
+    def save_all(self, shelves: Collection[Shelf]) -> None:
+        """Writes the snapshots that are missing. What cannot be written costs the next start some time, and nothing else."""
+        self._keep(shelves)
+        self._note(shelves)
 
     def load(self, session: Session, row: CatalogRow) -> Shelf:
         """Returns a shelf with its products: from the snapshot if that is proven to match, else from the database.
 
+        A snapshot of an earlier state is brought up to date, if it is known what has changed.
+
         Raises:
             CatalogError: the vectors in the database cannot be those of this bundle, or are damaged.
         """
-        index, source = self._index(), "snapshot"
-        place = self.data.snapshot(row.pk)
+        told = {"catalog": row.name, "products": row.products}
+        saved, opened = None, "new" if row.stamp == NEW else "database"
         try:
-            for part in snapshot.read(place, row.state, self.fingerprint, index.dim, index.precision):
-                index.add(part, adopt=True)
-            self._adopt_lists(place, index, row.name)
+            index, saved, told["changed"] = self._from_snapshot(session, row)
+            opened = told["source"] = "snapshot"
         except snapshot.Unusable as why:
-            index, source = self._index(), str(why)
+            told["source"] = str(why)
+            index = self._index()
             for part in read_vectors(session, row.pk, self.fusion):
                 index.add(part)
         made = index.prepare()
-        log.info("catalog open", extra={"catalog": row.name, "products": row.products, "rows": len(index), "source": source})
-        opened = "new" if row.generation == 0 else "snapshot" if source == "snapshot" else "database"
-        saved = row.state if opened == "snapshot" and not made else None
-        return Shelf(row.pk, row.name, index, row.state, row.products, saved, opened)
+        log.info("catalog open", extra=told | {"rows": len(index)})
+        return Shelf(row.pk, row.name, index, row.stamp, row.products, None if made else saved, opened)
 
-    def _adopt_lists(self, place: Path, index: RowIndex, catalog: str) -> None:
+    def _from_snapshot(self, session: Session, row: CatalogRow) -> tuple[RowIndex, str, int]:
+        """Makes an index of a snapshot. Raises Unusable, CatalogError.
+
+        Returns:
+            The index, the stamp of the snapshot, and how many products have changed since.
+        """
+        found = snapshot.Snapshot.find(self.data.snapshot(row.pk))
+        changed = changed_since(session, row, found.stamp)
+        if changed is None:
+            raise snapshot.Unusable("snapshot of another catalog, or of another past of this one")
+        if len(changed) > MOST_CHANGED * row.products:
+            raise snapshot.Unusable(f"{len(changed)} of {row.products} products have changed since the snapshot")
+        index = self._index()
+        for part in found.rows(self.fingerprint, index.dim, index.precision):
+            index.add(part, adopt=True)
+        self._adopt_lists(found, index, row.name)
+        index.remove(changed)
+        for part in read_vectors(session, row.pk, self.fusion, changed):
+            index.add(part)
+        return index, found.stamp, len(changed)
+
+    def _adopt_lists(self, found: snapshot.Snapshot, index: RowIndex, catalog: str) -> None:
         """Takes the lists of an approximate search from a snapshot, if they are wanted, and there."""
         if self.options.search != "approximate":
             return
         try:
-            index.adopt_lists(snapshot.read_lists(place))
+            index.adopt_lists(found.lists())
         except (snapshot.Unusable, ValueError) as why:
             log.info("lists are made anew", extra={"catalog": catalog, "reason": str(why)})
 
     def catch_up(self, session: Session, shelf: Shelf) -> None:
         """Makes a shelf that is behind anew. The caller holds its lock."""
         fresh = self.load(session, session.get_one(CatalogRow, shelf.pk))
-        shelf.index, shelf.state, shelf.products, shelf.behind = fresh.index, fresh.state, fresh.products, False
+        shelf.index, shelf.stamp, shelf.products, shelf.behind = fresh.index, fresh.stamp, fresh.products, False
 
-    def save(self, shelf: Shelf) -> None:
-        """Writes a snapshot unless there is one. What cannot be written costs the next start some time, and nothing else."""
-        if shelf.saved == shelf.state or shelf.behind or shelf.state[0] == 0:
-            return
-        place: Path = self.data.snapshot(shelf.pk)
+    def _keep(self, shelves: Collection[Shelf]) -> None:
+        """Writes snapshots."""
+        for shelf in shelves:
+            if shelf.saved == shelf.stamp or shelf.behind or shelf.stamp == NEW:
+                continue
+            place: Path = self.data.snapshot(shelf.pk)
+            try:
+                snapshot.save(place, shelf.index, shelf.stamp, self.fingerprint)
+            except OSError as error:
+                log.warning(
+                    "no snapshot could be written: the next start reads the database instead",
+                    extra={"catalog": shelf.name, "reason": error.strerror},
+                )
+            else:
+                shelf.saved = shelf.stamp
+
+    def _note(self, shelves: Collection[Shelf]) -> None:
+        """Notes of which states there are snapshots: changes are listed from there on, for a start after a crash."""
         try:
-            snapshot.save(place, shelf.index, shelf.state, self.fingerprint)
-        except OSError as error:
-            log.warning(
-                "no snapshot could be written: the next start reads the database instead",
-                extra={"catalog": shelf.name, "reason": error.strerror},
-            )
+            with self.data.records.session() as session:
+                noted = {row.pk: row.kept for row in session.scalars(select(CatalogRow))}
+            others = [shelf for shelf in shelves if shelf.saved != noted.get(shelf.pk)]
+            if others:
+                with self.data.records.session(write=True) as session:
+                    for shelf in others:
+                        keep(session, session.get_one(CatalogRow, shelf.pk), shelf.saved)
+                    session.commit()
+        except AppError as error:
+            log.warning("after a crash the next start will read the database", extra={"reason": str(error)})
 
     def _index(self) -> RowIndex:
         return RowIndex(self.fusion.dim, self.options, self.fusion.image_dim)

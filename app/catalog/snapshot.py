@@ -1,12 +1,11 @@
 """Snapshots of a search index: what makes a restart fast, and is never trusted without proof.
 
-A snapshot is plain NumPy arrays beside a manifest with the checksums of their parts, the catalog's generation and stamp and
-the bundle's fingerprint. It is used only if all of them agree with the database; anything else means a rebuild from SQL.
+A snapshot is plain NumPy arrays beside a manifest with the checksums of their parts, the stamp of the catalog's state and
+the bundle's fingerprint. It is used only if they agree with the database; anything else means a rebuild from SQL.
 Vectors are not copied from it: they are mapped into memory after they were read and proven. What is written to them later
 stays in memory, and the files live as long as somebody maps them, also when a newer snapshot has taken their place.
-FAISS's own files are not used for rows: they load without complaint after a flipped bit, and are not safe to parse. Only the
-lists of an approximate search are FAISS's bytes, with a checksum that is proven before they are parsed; without them, or
-with those of another version of FAISS, the lists are made anew.
+The lists of an approximate search are arrays, too; without them, or with those of another version of FAISS, they are made
+anew. FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate, islice, pairwise
@@ -35,7 +34,6 @@ from app.catalog.rows import Precision, RowSet
 from app.files import replace_folder
 
 MANIFEST = "snapshot.json"
-STATE = ("generation", "stamp")
 ARRAYS = ("keys", "flags", "vectors")
 READ_BYTES = 1 << 21  # the fastest of those tried, see docs/performance.md
 Item = TypeVar("Item")
@@ -113,10 +111,10 @@ class _Files:
         return len(self.header(name)) + row * dtype.itemsize * int(np.prod(shape[1:], dtype=int))
 
 
-def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str) -> None:
+def save(folder: Path, index: RowIndex, stamp: str, fingerprint: str) -> None:
     """Writes a snapshot of an index into `folder`, replacing the one that is there in one step. No row is copied.
 
-    `state` is the catalog's generation and stamp. Raises OSError.
+    `stamp` is of the catalog's state. Raises OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".snapshot.", dir=folder.parent))
@@ -125,8 +123,8 @@ def save(folder: Path, index: RowIndex, state: tuple[int, str], fingerprint: str
         ends = _write(files, index)
         digests = _ahead(lambda part: files.digest(*part), pairwise([0, *ends]))
         parts = [{"end": end, "xxh3": digest} for end, digest in zip(ends, digests, strict=True)]
-        manifest = dict(zip(STATE, state, strict=True)) | {"fingerprint": fingerprint, "parts": parts}
-        manifest["lists"] = {"layout": LAYOUT, "files": _write_lists(scratch, index)}
+        lists = {"layout": LAYOUT, "files": _write_lists(scratch, index)}
+        manifest = {"stamp": stamp, "fingerprint": fingerprint, "parts": parts, "lists": lists}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
     finally:
@@ -158,51 +156,69 @@ def _write_lists(folder: Path, index: RowIndex) -> list[dict[str, Any]]:
     return found
 
 
-def read_lists(folder: Path) -> dict[int, list[bytes]]:
-    """Returns the lists of an approximate search of a snapshot that was just read, by the flags of their rows.
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One that is on disk, of which nothing is proven yet."""
 
-    Raises:
-        Unusable: they are damaged, or of another version.
-    """
-    found: dict[int, list[bytes]] = {}
+    folder: Path
+    manifest: Any
+
+    @classmethod
+    def find(cls, folder: Path) -> Snapshot:
+        """Finds the snapshot in a folder. Raises Unusable."""
+        with _problems("snapshot"):
+            return cls(folder, json.loads((folder / MANIFEST).read_text("utf-8")))
+
+    @property
+    def stamp(self) -> str:
+        """Stamp of the catalog's state that it is of. Raises Unusable."""
+        with _problems("snapshot"):
+            return str(self.manifest["stamp"])
+
+    def rows(self, fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
+        """Yields the rows in parts, each proven to be what was written, while the next ones are read and proven.
+
+        Raises:
+            Unusable: it is of another bundle, or a part is damaged; the rows before it are to be thrown away.
+        """
+        with _problems("snapshot"):
+            if self.manifest["fingerprint"] != fingerprint:
+                raise Unusable("snapshot made by another bundle")
+            ends = [0, *(part["end"] for part in self.manifest["parts"])]
+            digests = [part["xxh3"] for part in self.manifest["parts"]]
+            files = _Files(self.folder, ends[-1], dim, precision)
+            if not all(files.begins_right(name) for name in ARRAYS):
+                raise Unusable("snapshot of other dimensions or precision")
+            yield from _ahead(lambda part: _proven(files, *part), zip(ends, ends[1:], digests, strict=False))
+
+    def lists(self) -> dict[int, list[bytes]]:
+        """Returns the lists of an approximate search, by the flags of their rows.
+
+        Raises:
+            Unusable: they are damaged, or of another version.
+        """
+        found: dict[int, list[bytes]] = {}
+        with _problems("lists"):
+            kept = self.manifest["lists"]
+            if kept["layout"] != LAYOUT:
+                raise Unusable(f"lists of {kept['layout']}, not of {LAYOUT}")
+            for one in kept["files"]:
+                data = (self.folder / one["name"]).read_bytes()
+                if xxhash.xxh3_128_hexdigest(data) != one["xxh3"]:
+                    raise Unusable(f"lists damaged: {one['name']} does not match its checksum")
+                found.setdefault(one["flags"], []).append(data)
+        return found
+
+
+@contextmanager
+def _problems(what: str) -> Iterator[None]:
+    """Whatever is wrong with a file, or with what stands in it, makes the snapshot unusable."""
     try:
-        kept = json.loads((folder / MANIFEST).read_text("utf-8"))["lists"]
-        if kept["layout"] != LAYOUT:
-            raise Unusable(f"lists made by {kept['layout']}, not by {LAYOUT}")
-        for one in kept["files"]:
-            data = (folder / one["name"]).read_bytes()
-            if xxhash.xxh3_128_hexdigest(data) != one["xxh3"]:
-                raise Unusable(f"lists damaged: {one['name']} does not match its checksum")
-            found.setdefault(one["flags"], []).append(data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unusable(f"lists unreadable: {type(error).__name__}") from error
-    return found
-
-
-def read(folder: Path, state: tuple[int, str], fingerprint: str, dim: int, precision: Precision) -> Iterator[RowSet]:
-    """Yields the rows of a snapshot in parts, each proven to be what was written, while the next ones are read and proven.
-
-    Raises:
-        Unusable: there is none that matches, or a part is damaged; the rows before it are to be thrown away.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if manifest["generation"] != state[0]:
-            raise Unusable(f"snapshot of generation {manifest['generation']}, database at {state[0]}")
-        if manifest["stamp"] != state[1]:
-            raise Unusable("snapshot of another catalog, or of another past of this one")
-        if manifest["fingerprint"] != fingerprint:
-            raise Unusable("snapshot made by another bundle")
-        ends = [0, *(part["end"] for part in manifest["parts"])]
-        digests = [part["xxh3"] for part in manifest["parts"]]
-        files = _Files(folder, ends[-1], dim, precision)
-        if not all(files.begins_right(name) for name in ARRAYS):
-            raise Unusable("snapshot of other dimensions or precision")
-        yield from _ahead(lambda part: _proven(files, *part), zip(ends, ends[1:], digests, strict=False))
+        yield
     except FileNotFoundError as error:
-        raise Unusable("no snapshot") from error
+        raise Unusable(f"no {what}") from error
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise Unusable(f"snapshot unreadable: {type(error).__name__}") from error
+        raise Unusable(f"{what} unreadable: {type(error).__name__}") from error
 
 
 def _proven(files: _Files, start: int, end: int, digest: str) -> RowSet:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import delete, insert, select
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_modified
 
-from app.catalog.records import AttributeRow, CatalogRow, PhotoRow, ProductRow, VectorRow
+from app.catalog.records import AttributeRow, CatalogRow, ChangeRow, PhotoRow, ProductRow, VectorRow
 from app.catalog.rows import RowSet
 from app.core.fusion import Fusion
 from app.core.product import Embedding, ProductDraft, canonical
@@ -97,3 +99,19 @@ def unreferenced(session: Session, digests: set[str]) -> set[str]:
     for part in chunks(sorted(digests)):
         left -= set(session.scalars(select(PhotoRow.sha256).where(PhotoRow.sha256.in_(part))))
     return left
+
+
+def advance(session: Session, catalog: CatalogRow, changed: Collection[int]) -> None:
+    """Marks a new state of a catalog: part of every change of its products, of which these are the keys."""
+    catalog.generation += 1
+    catalog.stamp = uuid.uuid4().hex
+    if catalog.kept is not None and changed:
+        rows = [{"catalog_pk": catalog.pk, "product_pk": key} for key in changed]
+        session.execute(sqlite.insert(ChangeRow).on_conflict_do_nothing(), rows)
+
+
+def keep(session: Session, catalog: CatalogRow, stamp: str | None) -> None:
+    """Notes of which state there is a snapshot, None for none: changes are listed from there on."""
+    if catalog.kept != stamp:
+        catalog.kept = stamp
+        session.execute(delete(ChangeRow).where(ChangeRow.catalog_pk == catalog.pk))

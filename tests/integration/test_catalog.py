@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
 import sqlite3
 import threading
@@ -69,6 +67,12 @@ def ids(
 
 def photo_files(folder: Path) -> list[str]:
     return sorted(file.name for file in (folder / "photos").rglob("*") if file.is_file())
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
 
 
 def rows_in(folder: Path, table: str) -> int:
@@ -366,147 +370,7 @@ def test_the_migrations_make_the_schema_of_the_models(tmp_path: Path) -> None:
     records.close()
 
 
-# -- snapshots -------------------------------------------------------------------------------------------------
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 1
-    file.write_bytes(data)
-
-
-def edit_manifest(folder: Path, **changes: object) -> None:
-    manifest = json.loads((folder / "snapshot.json").read_text())
-    (folder / "snapshot.json").write_text(json.dumps(manifest | changes))
-
-
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "vectors flipped": lambda folder: flip(folder / "vectors.npy"),
-    "keys flipped": lambda folder: flip(folder / "keys.npy"),
-    "flags flipped": lambda folder: flip(folder / "flags.npy"),
-    "vectors truncated": lambda folder: (folder / "vectors.npy").write_bytes((folder / "vectors.npy").read_bytes()[:-7]),
-    "keys emptied": lambda folder: (folder / "keys.npy").write_bytes(b""),
-    "flags missing": lambda folder: (folder / "flags.npy").unlink(),
-    "manifest missing": lambda folder: (folder / "snapshot.json").unlink(),
-    "manifest truncated": lambda folder: (folder / "snapshot.json").write_text('{"generation": 2'),
-    "manifest not an object": lambda folder: (folder / "snapshot.json").write_text("[1]"),
-    "manifest not text": lambda folder: (folder / "snapshot.json").write_bytes(b"\xff\xfe"),
-    "older generation": lambda folder: edit_manifest(folder, generation=1),
-    "newer generation": lambda folder: edit_manifest(folder, generation=99),
-    "another stamp": lambda folder: edit_manifest(folder, stamp="0" * 32),
-    "no stamp": lambda folder: edit_manifest(folder, stamp=None),
-    "another fingerprint": lambda folder: edit_manifest(folder, fingerprint="0123456789abcdef"),
-    "folder gone": shutil.rmtree,
-}
-
-
-def sources(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [getattr(record, "source", "") for record in caplog.records if record.getMessage() == "catalog open"]
-
-
-def test_a_clean_stop_makes_the_next_start_read_the_snapshot(open_matcher: Open, caplog: pytest.LogCaptureFixture) -> None:
-    matcher = open_matcher()
-    index(matcher, "a", "aaa", (RED, GREEN))
-    index(matcher, "b", "bbb")
-    matcher.catalog.delete("default", "b")
-    matcher.close()
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
-        again = open_matcher()
-    assert sources(caplog)[-1] == "snapshot"
-    assert ids(again, "aaa", GREEN, threshold=0.999) == ["a"]
-    assert ids(again, threshold=-1, title="bbb") == ["a"]
-
-
-def test_changes_after_a_start_are_not_written_into_the_snapshot(
-    open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its rows are mapped, and rows that take the place of removed ones are written where they lie."""
-    matcher = open_matcher()
-    for name in "abc":
-        index(matcher, name, 3 * name)
-    matcher.close()
-    (folder,) = (tmp_path / "data" / "snapshots").iterdir()
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    again = open_matcher()
-    again.catalog.delete("default", "a")
-    index(again, "d", "ddd")
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert [ids(again, title) for title in ("aaa", "bbb", "ccc", "ddd")] == [[], ["b"], ["c"], ["d"]]
-    again.close()
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
-        last = open_matcher()
-    assert sources(caplog)[-1] == "snapshot"
-    assert [ids(last, title) for title in ("aaa", "bbb", "ccc", "ddd")] == [[], ["b"], ["c"], ["d"]]
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_snapshot_that_proves_nothing_is_not_used(
-    open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
-) -> None:
-    matcher = open_matcher()
-    index(matcher, "a", "aaa", (RED, GREEN))
-    index(matcher, "b", "bbb", (BLUE,))
-    matcher.close()
-    (folder,) = (tmp_path / "data" / "snapshots").iterdir()
-    damage(folder)
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
-        again = open_matcher()
-    assert "snapshot" not in sources(caplog)
-    assert ids(again, "aaa", GREEN) == ids(again, None, RED) == ["a"]
-    assert ids(again, "bbb", BLUE) == ["b"]
-    again.close()
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
-        open_matcher()
-    assert sources(caplog)[-1] == "snapshot"
-
-
-def test_a_snapshot_from_before_the_last_change_is_not_used(open_matcher: Open, tmp_path: Path) -> None:
-    matcher = open_matcher()
-    index(matcher, "a", "aaa")
-    matcher.close()
-    matcher = open_matcher()
-    index(matcher, "b", "bbb")
-    matcher.catalog.delete("default", "a")
-    shutil.copytree(tmp_path / "data", tmp_path / "crashed")
-    again = open_matcher(tmp_path / "crashed")
-    assert ids(again, "bbb") == ["b"]
-    assert ids(again, "aaa") == []
-
-
-def test_a_snapshot_of_another_catalog_is_not_used(
-    open_matcher: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Both are at the same generation, and were made by the same bundle."""
-    matcher = open_matcher()
-    index(matcher, "p", "aaa", catalog="one")
-    index(matcher, "p", "bbb", catalog="two")
-    matcher.close()
-    one, two = sorted((tmp_path / "data" / "snapshots").iterdir())
-    one.rename(tmp_path / "aside")
-    two.rename(one)
-    (tmp_path / "aside").rename(two)
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
-        again = open_matcher()
-    assert sources(caplog).count("snapshot of another catalog, or of another past of this one") == 2
-    assert ids(again, "aaa", catalog="one") == ids(again, "bbb", catalog="two") == ["p"]
-    assert ids(again, "bbb", catalog="one") == []
-
-
-def test_a_snapshot_of_another_past_is_not_used(open_matcher: Open, tmp_path: Path) -> None:
-    """The database is put back to a copy, and then changed as often as it had been, but otherwise."""
-    matcher = open_matcher()
-    index(matcher, "a", "aaa")
-    matcher.close()
-    shutil.copy(tmp_path / "data" / "catalog.sqlite", tmp_path / "copy")
-    matcher = open_matcher()
-    index(matcher, "b", "bbb")
-    matcher.close()
-    shutil.copy(tmp_path / "copy", tmp_path / "data" / "catalog.sqlite")
-    matcher = open_matcher()
-    index(matcher, "c", "ccc")
-    shutil.copytree(tmp_path / "data", tmp_path / "crashed")  # its snapshot is of b, at the same generation
-    again = open_matcher(tmp_path / "crashed")
-    assert (ids(again, "ccc"), ids(again, "bbb")) == (["c"], [])
+# -- photos after a crash ---------------------------------------------------------------------------------------
 
 
 def test_half_written_and_orphaned_photos_are_removed_after_an_unclean_stop(open_matcher: Open, tmp_path: Path) -> None:

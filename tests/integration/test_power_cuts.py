@@ -114,21 +114,26 @@ def test_a_database_that_was_cut_short_is_refused_or_complete(history: History, 
 # -- snapshots -------------------------------------------------------------------------------------------------
 
 
-def one_snapshot(folder: Path) -> tuple[tuple[int, str], bytes]:
-    """Writes a snapshot of ten rows; returns its state and the bytes of its vectors."""
+STAMP = "ab" * 16
+
+
+def one_snapshot(folder: Path) -> bytes:
+    """Writes a snapshot of ten rows; returns the bytes of its vectors."""
     index = RowIndex(FUSION.dim)
     with closing(open_catalog(folder.parent / "data")) as catalog:
         catalog.put("default", [draft(f"p{n}", n + 1) for n in range(10)])
         for part in catalog._shelves["default"].index.export():
             index.add(part)
-    snapshot.save(folder, index, (7, "ab" * 16), FINGERPRINT)
-    return (7, "ab" * 16), (folder / "vectors.npy").read_bytes()[-10 * FUSION.dim * 4 :]
+    snapshot.save(folder, index, STAMP, FINGERPRINT)
+    return (folder / "vectors.npy").read_bytes()[-10 * FUSION.dim * 4 :]
 
 
-def vectors_in(folder: Path, state: tuple[int, str]) -> bytes | None:
-    """Reads a snapshot; None if it is refused."""
+def vectors_in(folder: Path) -> bytes | None:
+    """Reads a snapshot; None if it is refused, or is of another state."""
     try:
-        return b"".join(part.vectors.tobytes() for part in snapshot.read(folder, state, FINGERPRINT, FUSION.dim, "float32"))
+        found = snapshot.Snapshot.find(folder)
+        whole = b"".join(part.vectors.tobytes() for part in found.rows(FINGERPRINT, FUSION.dim, "float32"))
+        return whole if found.stamp == STAMP else None
     except snapshot.Unusable:
         return None
 
@@ -136,7 +141,7 @@ def vectors_in(folder: Path, state: tuple[int, str]) -> bytes | None:
 def test_no_flipped_bit_and_no_cut_makes_a_snapshot_say_something_else(tmp_path: Path) -> None:
     """A bit of any byte is flipped, or the file ends there: the rows are the right ones, or none."""
     folder = tmp_path / "one"
-    state, vectors = one_snapshot(folder)
+    vectors = one_snapshot(folder)
     refused = []
     for name in ("snapshot.json", "keys.npy", "flags.npy", "vectors.npy"):
         whole = (folder / name).read_bytes()
@@ -144,25 +149,25 @@ def test_no_flipped_bit_and_no_cut_makes_a_snapshot_say_something_else(tmp_path:
         for at in range(0, len(whole), 1 if name == "snapshot.json" else 4):
             for damaged in (whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :], whole[:at]):
                 (folder / name).write_bytes(damaged)
-                found = vectors_in(folder, state)
+                found = vectors_in(folder)
                 assert found in (None, vectors), (name, at)
                 refused[-1] += found is None
         (folder / name).write_bytes(whole)
         assert refused[-1] > len(range(0, len(whole), 1 if name == "snapshot.json" else 4))  # more than the cuts alone
-    assert vectors_in(folder, state) == vectors
+    assert vectors_in(folder) == vectors
 
 
 @pytest.mark.parametrize("name", ["snapshot.json", "keys.npy", "flags.npy", "vectors.npy"])
 def test_a_file_of_another_snapshot_is_refused(tmp_path: Path, name: str) -> None:
     """Of a snapshot that was made of the same products in another order, at another state."""
-    state, _ = one_snapshot(tmp_path / "one")
+    one_snapshot(tmp_path / "one")
     index = RowIndex(FUSION.dim)
-    for part in snapshot.read(tmp_path / "one", state, FINGERPRINT, FUSION.dim, "float32"):
+    for part in snapshot.Snapshot.find(tmp_path / "one").rows(FINGERPRINT, FUSION.dim, "float32"):
         index.add(RowSet(part.keys[::-1].copy(), part.flags, part.vectors[::-1].copy()))
-    snapshot.save(tmp_path / "two", index, (6, "cd" * 16), FINGERPRINT)
+    snapshot.save(tmp_path / "two", index, "cd" * 16, FINGERPRINT)
     same = (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     shutil.copy(tmp_path / "two" / name, tmp_path / "one" / name)
-    assert (vectors_in(tmp_path / "one", state) is None) != same
+    assert (vectors_in(tmp_path / "one") is None) != same
     assert same == (name == "flags.npy")
 
 
@@ -177,5 +182,5 @@ def test_what_was_done_at_the_start_is_one_line(history: History, tmp_path: Path
     assert said[0].startswith("the last process did not stop cleanly: the database is sound")
     assert caplog.records[0].__dict__["orphaned_photos_removed"] == 1
     (opened,) = [record for record in caplog.records if record.getMessage() == "catalog open"]
-    assert opened.__dict__["source"].startswith("snapshot of generation ")
+    assert opened.__dict__["source"].endswith(" products have changed since the snapshot")
     assert opened.__dict__["products"] == len(history.states[-1])
