@@ -72,10 +72,11 @@ def read_vectors(session: Session, catalog_pk: int, fusion: Fusion, keys: Sequen
     Raises:
         CatalogError: they do not have the dimensions of `fusion`, or cannot be what a tower has made.
     """
-    columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector)
-    wanted = columns.where(VectorRow.catalog_pk == catalog_pk).order_by(VectorRow.pk)
-    some = [wanted] if keys is None else [wanted.where(VectorRow.product_pk.in_(part)) for part in chunks(keys)]
-    for part in chain.from_iterable(session.execute(one).yield_per(READ_ROWS).partitions() for one in some):
+    columns = select(VectorRow.product_pk, VectorRow.flags, VectorRow.vector).order_by(VectorRow.pk)
+    wanted = [columns.where(VectorRow.catalog_pk == catalog_pk)]
+    if keys is not None:  # a key is of one catalog: to name that, too, would make SQLite look through all of it
+        wanted = [columns.where(VectorRow.product_pk.in_(part)) for part in chunks(keys)]
+    for part in chain.from_iterable(session.execute(one).yield_per(READ_ROWS).partitions() for one in wanted):
         owners, flags, blobs = zip(*part, strict=True)
         if any(len(blob) != 4 * fusion.dim for blob in blobs):
             raise CatalogError("the database holds vectors of another dimension: run 'python -m app index --reembed'.")

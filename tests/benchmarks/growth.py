@@ -4,15 +4,16 @@
 
 A catalog is filled from size to size with made-up vectors of the bundle's dimensions, as products with a photo's and a
 title's half, so that no tower takes part. At each size, in processes of their own: how fast the last products went in; how
-long the service takes until `/readyz` says yes; how long the catalog alone takes to open, from its snapshot and without one,
-beside plainly reading the snapshot's files; what one search takes; and what memory it all takes once it was searched. What
-was just written is still in the cache of the system: the disk is warm. Prints Markdown.
+long the service takes until `/readyz` says yes; how long the catalog alone takes to open, from its snapshot, after a crash
+and without a snapshot, beside plainly reading the snapshot's files; what one search takes; and what memory it all takes once
+it was searched. What was just written is still in the cache of the system: the disk is warm. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -44,6 +45,7 @@ AT_ONCE = 500  # products of one commit
 LAST = 5000  # products whose ingest is timed
 SEARCHES = 30
 TURNS = 7
+CHANGED = 1000  # products that are replaced before the crash
 READ_BYTES = 1 << 20
 THRESHOLD = 0.535
 Result = TypeVar("Result")
@@ -85,7 +87,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One size. `ingest_per_s` is None where nothing was added; `of_raw` is memory over that of the bare vectors."""
+    """One size. `ingest_per_s` is None where nothing was added; `of_raw` is memory over that of the bare vectors.
+
+    `crashed_s` is what opening takes after a crash, the check of the database included.
+    """
 
     products: int
     ready_s: float
@@ -93,6 +98,7 @@ class Row:
     ingest_per_s: float | None
     opening: Opening
     from_snapshot: Opened
+    crashed_s: float
     rebuilt: Opened
     of_raw: float | None
 
@@ -126,10 +132,14 @@ def measure(model: Model, scratch: Path, before: int, size: int) -> Row:
     ready_s, service_bytes = start_service(model, data, scratch)
     turns = in_fresh_process(opening, model, data)
     found = in_fresh_process(opened, model, data, size)
+    process = multiprocessing.get_context("spawn").Process(target=crash, args=(model, data, size))
+    process.start()
+    process.join()
+    crashed = in_fresh_process(opened, model, data, size)
     shutil.rmtree(data / "snapshots", ignore_errors=True)
-    rebuilt = in_fresh_process(opened, model, data, size)  # and leaves no snapshot, as nothing has changed
+    rebuilt = in_fresh_process(opened, model, data, size)
     of_raw = found.grown_bytes / (size * 4 * model.fusion.dim) if size else None
-    return Row(size, ready_s, service_bytes, rate, turns, found, rebuilt, of_raw)
+    return Row(size, ready_s, service_bytes, rate, turns, found, crashed.open_s, rebuilt, of_raw)
 
 
 def in_fresh_process(work: Callable[..., Result], *given: object) -> Result:
@@ -201,6 +211,14 @@ def opened(model: Model, data: Path, size: int) -> Opened:
     return Opened(open_s, grown, median(times) if times else 0.0)
 
 
+def crash(model: Model, data: Path, size: int) -> None:
+    """Replaces products, and ends the process without closing anything."""
+    catalog = model.open(data)
+    for start in range(0, min(CHANGED, size), AT_ONCE):
+        catalog.put(DEFAULT_CATALOG, drafts(model.fusion, start, min(size, start + AT_ONCE)))
+    os._exit(0)
+
+
 def search_ms(catalog: LocalCatalog, embedding: Embedding) -> float:
     """Returns what one question takes, the reading of its candidates' records included."""
     begun = time.perf_counter()
@@ -218,14 +236,15 @@ def table(rows: list[Row]) -> str:
     """Returns the Markdown table."""
     head = [
         "products", "service ready s", "its memory MB", "catalog open s", "reading its files s", "times as long",
-        "rebuilt without them s", "memory after searches, times the vectors", "one search ms", "ingest products/s",
+        "after a crash s", "rebuilt without them s", "memory after searches, times the vectors", "one search ms",
+        "ingest products/s",
     ]  # fmt: skip
     body = []
     for row in rows:
         found = row.from_snapshot
         cells = [f"{row.products:,}", f"{row.ready_s:.1f}", f"{row.service_bytes / 1e6:.0f}", f"{row.opening.open_s:.2f}"]
         cells += [f"{row.opening.files_s:.2f}", f"{row.opening.ratio:.2f}" if row.products else ""]
-        cells += [f"{row.rebuilt.open_s:.2f}", "" if row.of_raw is None else f"{row.of_raw:.2f}"]
+        cells += [f"{row.crashed_s:.2f}", f"{row.rebuilt.open_s:.2f}", "" if row.of_raw is None else f"{row.of_raw:.2f}"]
         cells += [f"{found.search_ms:.2f}", "" if row.ingest_per_s is None else f"{row.ingest_per_s:.0f}"]
         body.append(cells)
     return table_text(head, body)

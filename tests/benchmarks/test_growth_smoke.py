@@ -20,8 +20,8 @@ def test_a_catalog_is_filled_opened_and_searched(tmp_path: Path) -> None:
     assert catalog.size("default") == 1200
     catalog.close()
     rows = [
-        growth.Row(1200, 1.0, 1, rate, turns, found, found, 1.0),
-        growth.Row(2400, 1.0, 1, None, turns, found, found, None),
+        growth.Row(1200, 1.0, 1, rate, turns, found, 1.5, found, 1.0),
+        growth.Row(2400, 1.0, 1, None, turns, found, 1.5, found, None),
     ]
     assert "| 1,200 |" in growth.table(rows)
     growth.draw(rows, tmp_path / "plot.svg")
