@@ -145,7 +145,7 @@ class Shelves:
                 snapshot.save(place, shelf.index, shelf.stamp, self.fingerprint)
             except OSError as error:
                 log.warning(
-                    "no snapshot could be written: the next start reads the database instead",
+                    "no snapshot could be written: the next start takes longer",
                     extra={"catalog": shelf.name, "reason": error.strerror},
                 )
             else:
