@@ -63,7 +63,7 @@ def build_matcher(settings: Settings) -> Matcher:
         NotReady: the device that was asked for is not there.
     """
     bundle = load_bundle(settings.bundle)
-    data = DataFolder(settings.data_dir)  # before the towers: a folder in use is refused at once
+    data = DataFolder(settings.data_dir, recover=False)  # before the towers: a folder in use is refused at once
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="catalog") as pool:
             catalog = pool.submit(_open_catalog, settings, bundle, data)  # large ones take seconds, and so do the towers
@@ -76,6 +76,7 @@ def build_matcher(settings: Settings) -> Matcher:
 
 
 def _open_catalog(settings: Settings, bundle: Bundle, data: DataFolder) -> LocalCatalog:
+    data.recover()
     options = IndexOptions(settings.index_precision, settings.index_search)
     fusion = bundle.manifest.encoder_fusion()
     return LocalCatalog(data, fusion, bundle.fingerprint, options, cache_bytes=settings.record_cache_bytes)

@@ -36,8 +36,12 @@ log = logging.getLogger(__name__)
 class DataFolder:
     """An open data folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Creates or opens the folder; after a crash it reads the whole database to see whether it is sound.
+    def __init__(self, folder: Path, *, recover: bool = True) -> None:
+        """Creates or opens the folder.
+
+        Args:
+            folder: where it is.
+            recover: see `recover`, which is to be called before anything is read or written otherwise.
 
         Raises:
             DataFolderInUse: another process has it open.
@@ -45,7 +49,7 @@ class DataFolder:
             StorageUnavailable: the disk is full, or another process holds the database.
         """
         self.folder = folder
-        self._running, self._tidy = folder / RUNNING, True
+        self._running, self._tidy = folder / RUNNING, False
         try:
             is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +66,12 @@ class DataFolder:
         except BaseException:
             os.close(self._lock)
             raise
+        if recover:
+            try:
+                self.recover()
+            except BaseException:
+                self.close()
+                raise
 
     def _open(self) -> None:
         try:
@@ -74,23 +84,33 @@ class DataFolder:
         refuse_unusable(self.folder)
         self.photos = PhotoStore(self.folder / PHOTOS)
         self.records = Records(f"sqlite:///{self.folder / DATABASE}")
+
+    def recover(self) -> None:
+        """Looks for whatever a crash or a power cut may have left, and says what was found; marks the folder as in use.
+
+        After a crash the whole database is read, to see whether it is sound: seconds, where it is large.
+
+        Raises:
+            CatalogError: the database is damaged, or the folder cannot be written.
+            StorageUnavailable: the disk is full.
+        """
+        tidy = True
         try:
             if self._running.exists():
-                self._recover()
+                tidy = self._mended()
             self._running.touch()
             sync(self.folder)
-        except BaseException:
-            self.records.close()
-            raise
+        except OSError as error:
+            raise cannot_be_written(self.folder, error) from error
+        self._tidy = tidy
 
-    def _recover(self) -> None:
-        """Looks for whatever a crash or a power cut may have left, and says what was found."""
+    def _mended(self) -> bool:
+        """Removes what is half-written; False if photos could not be looked at."""
         self.records.check()
         for scratch in (self.folder / SNAPSHOTS).glob(".*"):
             shutil.rmtree(scratch, ignore_errors=True)
         with self.records.session() as session:
             swept = self.photos.sweep(set(session.scalars(select(PhotoRow.sha256))))
-            self._tidy = swept is not None
             removed, missing = swept or (0, frozenset[str]())
             owners = select(ProductRow.id).join(PhotoRow).where(PhotoRow.sha256.in_(sorted(missing)[:SHOWN])).limit(SHOWN)
             examples = list(session.scalars(owners)) if missing else []
@@ -100,6 +120,7 @@ class DataFolder:
         )
         if missing:
             log.error("photos are missing: index their products again", extra={"photos": len(missing), "products": examples})
+        return swept is not None
 
     def snapshot(self, catalog_pk: int) -> Path:
         """Where the snapshot of a catalog lives."""

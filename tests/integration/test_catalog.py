@@ -384,6 +384,21 @@ def test_half_written_and_orphaned_photos_are_removed_after_an_unclean_stop(open
     assert again.catalog.photo("default", "a", 0)[0] == photo(RED)
 
 
+def test_a_crash_is_forgotten_only_once_the_folder_was_looked_at(open_matcher: Open, tmp_path: Path) -> None:
+    matcher = open_matcher()
+    index(matcher, "a", None, (RED,))
+    named = photo_files(tmp_path / "data")
+    crashed = tmp_path / "crashed"
+    shutil.copytree(tmp_path / "data", crashed)
+    leave_litter(crashed)
+    DataFolder(crashed, recover=False).close()
+    assert photo_files(crashed) != named
+    with closing(DataFolder(crashed, recover=False)) as data:
+        data.recover()
+    assert photo_files(crashed) == named
+    assert not (crashed / "running").exists()
+
+
 def test_photos_of_a_put_that_a_crash_cut_off_are_removed_even_if_nothing_else_changed(
     open_matcher: Open, tmp_path: Path
 ) -> None:
