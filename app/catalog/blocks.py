@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.byte_codes import ByteCodes, search_codes
+from app.catalog.byte_codes import ByteCodes, make_codes, search_codes
 from app.catalog.faiss_index import FlatBlock, Positions
 from app.catalog.faiss_lists import SAMPLE, Lists
 from app.catalog.rows import SLACK, Hits, IndexOptions, merge
@@ -58,7 +58,19 @@ class Blocks:
         return not self._lists
 
     def prepare(self) -> bool:
-        """Makes the lists of an approximate search, if they are wanted and missing, or worn; returns whether it did."""
+        """Makes what searches need beside rows, if it is missing, or worn; returns whether it did."""
+        return self._prepare_codes() or self._prepare_lists()
+
+    def _prepare_codes(self) -> bool:
+        """Makes the codes of full blocks; those of the last one, which grows, are made by a search."""
+        missing = self._blocks[len(self._codes) : len(self) // BLOCK] if self._wants_codes() else []
+        self._codes += make_codes(missing)
+        return bool(missing)
+
+    def _wants_codes(self) -> bool:
+        return self._options.coded and len(self) >= self._options.codes_from
+
+    def _prepare_lists(self) -> bool:
         wanted = self._options.search == "approximate" and len(self) >= self._options.lists_from
         made = wanted and (not self._lists or self._lists[0].worn)
         if made:
@@ -71,15 +83,17 @@ class Blocks:
             self._lists = []
         return made
 
-    def export_lists(self) -> list[bytes]:
-        """Returns the lists of an approximate search, if there are any, for `adopt_lists`."""
-        return [lists.to_bytes() for lists in self._lists]
+    def export_auxiliary(self) -> Iterator[bytes]:
+        """Yields what `prepare` has made, for `adopt_auxiliary`: lists, or else the codes of the first blocks."""
+        yield from (one.to_bytes() for one in self._lists or self._codes)
 
-    def adopt_lists(self, found: Sequence[bytes]) -> None:
-        """Takes lists over, instead of making them. Raises ValueError if they are not of these rows."""
-        if len(found) != len(self._about):
-            raise ValueError(f"{len(found)} lists, not {len(self._about)}")
-        self._lists = [Lists.from_bytes(one, columns, len(self)) for one, columns in zip(found, self._about, strict=True)]
+    def adopt_auxiliary(self, kept: Sequence[NDArray[np.uint8]]) -> None:
+        """Takes over what blocks of the same rows have exported. Raises ValueError if those were others."""
+        if self._options.search == "approximate":
+            parts = zip(kept, self._about, strict=True)
+            self._lists = [Lists.from_bytes(one, columns, len(self)) for one, columns in parts]
+        elif self._wants_codes():
+            self._codes = [ByteCodes(block, one) for block, one in zip(self._blocks, kept, strict=False)]
 
     def add(self, keys: NDArray[np.int64], vectors: Floats, *, adopt: bool = False) -> None:
         """Adds `(n, dim)` rows at the end.
@@ -212,8 +226,7 @@ class Blocks:
     def _coded(self) -> bool:
         """Tells whether all blocks have codes; if one has not, it gets them, so that no search waits for all of them."""
         complete = len(self._codes) == len(self._blocks)
-        wanted = self._options.search == "auto" and not self._half
-        if not complete and wanted and len(self) >= self._options.codes_from:
+        if not complete and self._wants_codes():
             self._codes.append(ByteCodes(self._blocks[len(self._codes)]))
         return complete and bool(self._codes)
 

@@ -24,6 +24,7 @@ SPREAD = 16
 SAMPLE = 1024  # rows that say which columns are small
 CHUNK = 256  # rows that are made into codes at a time, so that they stay in the cache
 ROUNDING = 1 + 1e-5  # of norms in float32
+LAYOUT = "8-bit codes, 1"  # of codes as bytes
 PACKED_FROM = 3  # questions; fewer are faster without being arranged for one matrix product
 
 
@@ -38,15 +39,40 @@ class ByteCodes:
     The largest `|r|`, `|x|` and `|z|` of the rows are kept, so the bound holds for every one of them.
     """
 
-    def __init__(self, block: FlatBlock) -> None:
-        """Makes the codes of the rows of a block, which it must be told of from then on."""
+    def __init__(self, block: FlatBlock, kept: NDArray[np.uint8] | None = None) -> None:
+        """Makes the codes of the rows of a block, which it must be told of from then on.
+
+        Args:
+            block: the rows.
+            kept: codes of the same rows, as `to_bytes` gave them, in memory that is theirs from now on.
+
+        Raises:
+            ValueError: what was kept are not codes of so many rows.
+        """
         self._block = block
         dim = block.matrix().shape[1]
         # one column of a hundred is left out: rows, codes and keys together stay below 1.25 times the rows
         self._dim = dim * 99 // 100 // 16 * 16 or dim
         self._columns = np.arange(dim)
         self._step = 1e-9
-        self._make()
+        if kept is None:
+            self._make()
+        else:
+            self._take(kept)
+
+    def to_bytes(self) -> bytes:
+        """Returns the codes, and what their bounds are made of, so that they need not be made again."""
+        numbers = np.array([self._step, self._lost, self._norm, self._left_out])
+        return b"".join((self._columns.tobytes(), numbers.tobytes(), self._codes[: self._count].tobytes()))
+
+    def _take(self, kept: NDArray[np.uint8]) -> None:
+        dim, count = len(self._columns), len(self._block)
+        columns, numbers, codes = np.split(kept, np.cumsum([8 * dim, 8 * 4]))
+        if codes.size != count * self._dim:
+            raise ValueError(f"codes of {codes.size / self._dim:g} rows, not of {count}")
+        self._columns = columns.view(np.int64)
+        self._step, self._lost, self._norm, self._left_out = numbers.view(np.float64).tolist()
+        self._codes, self._count = codes.view(np.int8).reshape(count, self._dim), count
 
     def __len__(self) -> int:
         """Rows."""
@@ -143,6 +169,13 @@ class ByteCodes:
         else:
             found = numkong.dots_packed(rows, numkong.dots_pack(asked))
         return np.ascontiguousarray(np.asarray(found).T, np.int32)
+
+
+def make_codes(blocks: Sequence[FlatBlock]) -> list[ByteCodes]:
+    """Makes the codes of blocks, several at the same time."""
+    if len(blocks) < 2 or threads() < 2:
+        return [ByteCodes(block) for block in blocks]
+    return list(_pool().map(ByteCodes, blocks))
 
 
 def search_codes(blocks: Sequence[ByteCodes], questions: Floats, depth: int) -> Iterator[list[Hits]]:

@@ -25,7 +25,7 @@ SAMPLE = LISTS * SAMPLE_EACH
 PROBES = 32  # lists that are read for a question; a quarter of them finds hardly more matches
 QUERY_BITS = 4
 REMADE_AFTER = 2  # rows added since, for each row that the centres were found with
-LAYOUT = f"FAISS {faiss.__version__}, 1"  # of lists as bytes: the codes of another version may mean something else
+LAYOUT = f"lists of FAISS {faiss.__version__}, 1"  # as bytes: the codes of another version may mean something else
 KEPT = ("centres", "counts", "positions", "codes", "past")
 
 
@@ -92,19 +92,19 @@ class Lists:
         return stream.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, columns: slice, rows: int) -> Lists:
+    def from_bytes(cls, kept: NDArray[np.uint8], columns: slice, rows: int) -> Lists:
         """Returns the lists that `to_bytes` has written, in this `LAYOUT`.
 
         Args:
-            data: the bytes.
+            kept: the bytes.
             columns: see `make`.
             rows: that are in the lists.
 
         Raises:
             ValueError: they are not lists of so many rows.
         """
-        with np.load(BytesIO(data), allow_pickle=False) as kept:
-            centres, counts, positions, codes, past = (kept[name] for name in KEPT)
+        with np.load(BytesIO(kept.data), allow_pickle=False) as arrays:
+            centres, counts, positions, codes, past = (arrays[name] for name in KEPT)
         lists = cls(centres, columns, *past.tolist())
         if not np.array_equal(np.sort(positions), np.arange(rows)):
             raise ValueError(f"lists of {len(positions)} rows, not of {rows}")

@@ -7,11 +7,12 @@ filtered out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.catalog import byte_codes, faiss_lists
 from app.catalog.blocks import Blocks
 from app.catalog.rows import Found, Hits, IndexOptions, RowSet, merge
 from app.core.fusion import HAS_BOTH, HAS_IMAGE, HAS_TITLE
@@ -34,7 +35,7 @@ class RowIndex:
             options: how rows are stored and searched.
             image_dim: so many columns, the first, are of photos, the others of titles; 0 where rows have no such halves.
         """
-        options = options or IndexOptions()
+        self._options = options = options or IndexOptions()
         self.dim, self.precision = dim, options.precision
         image, title = slice(image_dim), slice(image_dim, None)
         about: list[tuple[slice, ...]] = [(slice(None),)] * 4
@@ -52,7 +53,7 @@ class RowIndex:
         return all(kind.exact for kind in self._kinds.values())
 
     def prepare(self) -> bool:
-        """Makes what an approximate search needs and has not, if that is wanted; to be called after changes.
+        """Makes what searches need beside rows, if it is missing: lists, or codes; to be called after changes.
 
         Returns:
             Whether something was made, which may take a while.
@@ -98,15 +99,24 @@ class RowIndex:
             for keys, matrix in kind.parts():
                 yield RowSet(keys, np.full(len(keys), flags, np.uint8), matrix)
 
-    def export_lists(self) -> dict[int, list[bytes]]:
-        """Returns the lists of an approximate search, by the flags of the rows that are in them."""
-        return {flags: kind.export_lists() for flags, kind in self._kinds.items() if not kind.exact}
+    @property
+    def layout(self) -> str | None:
+        """What `prepare` makes, and how its bytes are to be read; None if it makes nothing."""
+        if self._options.search == "approximate":
+            return faiss_lists.LAYOUT
+        return byte_codes.LAYOUT if self._options.coded else None
 
-    def adopt_lists(self, found: Mapping[int, Sequence[bytes]]) -> None:
+    def export_auxiliary(self) -> Iterator[tuple[int, bytes]]:
+        """Yields what `prepare` has made, with the flags of the rows that it is about."""
+        for flags, kind in self._kinds.items():
+            yield from ((flags, data) for data in kind.export_auxiliary())
+
+    def adopt_auxiliary(self, kept: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
         """Takes over what an index with the same rows has exported. Raises ValueError if they were others."""
         for flags, kind in self._kinds.items():
-            if flags in found:
-                kind.adopt_lists(found[flags])
+            own = [data for of, data in kept if of == flags]
+            if own:
+                kind.adopt_auxiliary(own)
 
     def candidates(
         self,

@@ -47,6 +47,11 @@ class IndexOptions:
     codes_from: int = CODES_FROM
     lists_from: int = LISTS_FROM
 
+    @property
+    def coded(self) -> bool:
+        """Whether rows may have 8-bit codes; those in float16 have none, which would take half as much again."""
+        return self.search == "auto" and self.precision == "float32"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -115,20 +115,20 @@ class Shelves:
         index = self._index()
         for part in found.rows(self.fingerprint, index.dim, index.precision):
             index.add(part, adopt=True)
-        self._adopt_lists(found, index, row.name)
+        self._adopt_auxiliary(found, index, row.name)
         index.remove(changed)
         for part in read_vectors(session, row.pk, self.fusion, changed):
             index.add(part)
         return index, found.stamp, len(changed)
 
-    def _adopt_lists(self, found: snapshot.Snapshot, index: RowIndex, catalog: str) -> None:
-        """Takes the lists of an approximate search from a snapshot, if they are wanted, and there."""
-        if self.options.search != "approximate":
+    def _adopt_auxiliary(self, found: snapshot.Snapshot, index: RowIndex, catalog: str) -> None:
+        """Takes codes or lists from a snapshot, if it is wanted, and there."""
+        if index.layout is None:
             return
         try:
-            index.adopt_lists(found.lists())
+            index.adopt_auxiliary(found.auxiliary(index.layout))
         except (snapshot.Unusable, ValueError) as why:
-            log.info("lists are made anew", extra={"catalog": catalog, "reason": str(why)})
+            log.info("codes or lists are made anew", extra={"catalog": catalog, "reason": str(why)})
 
     def catch_up(self, session: Session, shelf: Shelf) -> None:
         """Makes a shelf that is behind anew. The caller holds its lock."""

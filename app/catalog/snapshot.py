@@ -4,8 +4,9 @@ A snapshot is plain NumPy arrays beside a manifest with the checksums of their p
 the bundle's fingerprint. It is used only if they agree with the database; anything else means a rebuild from SQL.
 Vectors are not copied from it: they are mapped into memory after they were read and proven. What is written to them later
 stays in memory, and the files live as long as somebody maps them, also when a newer snapshot has taken their place.
-The lists of an approximate search are arrays, too; without them, or with those of another version of FAISS, they are made
-anew. FAISS's own files are not used: they load without complaint after a flipped bit, and are not safe to parse.
+What searches need beside rows, 8-bit codes or the lists of an approximate search, is kept, too; it is made anew where it is
+missing, or another version has made it. FAISS's own files are not used: they load without complaint after a flipped bit, and
+are not safe to parse.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from app.catalog.faiss_lists import LAYOUT
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import Precision, RowSet
 from app.files import replace_folder
@@ -89,26 +90,31 @@ class _Files:
         return RowSet(**found)
 
     def digest(self, start: int, end: int) -> str:
-        """Returns the checksum of some rows, XXH3 of 128 bits: against damage, and not against forgers of the database.
-
-        They are read and not mapped, so that a sector that cannot be read is an error and not the end of the process.
-        """
-        digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(READ_BYTES))
+        """Returns the checksum of some rows, XXH3 of 128 bits: against damage, and not against forgers of the database."""
+        digest = xxhash.xxh3_128()
         for name in ARRAYS:
-            place, after = self._offset(name, start), self._offset(name, end)
-            with self.file(name).open("rb", buffering=0) as stream:
-                stream.seek(place)
-                while place < after:
-                    count = stream.readinto(buffer[: after - place])
-                    if not count:
-                        raise OSError(errno.EIO, f"{name} is cut short")
-                    digest.update(buffer[:count])
-                    place += count
+            _read(self.file(name), self._offset(name, start), self._offset(name, end), digest.update)
         return digest.hexdigest()
 
     def _offset(self, name: str, row: int) -> int:
         shape, dtype = self.layout()[name]
         return len(self.header(name)) + row * dtype.itemsize * int(np.prod(shape[1:], dtype=int))
+
+
+def _read(file: Path, place: int, end: int, take: Callable[[memoryview], object]) -> None:
+    """Reads a part of a file, in pieces.
+
+    It is not mapped for that, so that a sector that cannot be read is an error and not the end of the process.
+    """
+    buffer = memoryview(bytearray(READ_BYTES))
+    with file.open("rb", buffering=0) as stream:
+        stream.seek(place)
+        while place < end:
+            count = stream.readinto(buffer[: end - place])
+            if not count:
+                raise OSError(errno.EIO, f"{file.name} is cut short")
+            take(buffer[:count])
+            place += count
 
 
 def save(folder: Path, index: RowIndex, stamp: str, fingerprint: str) -> None:
@@ -123,8 +129,8 @@ def save(folder: Path, index: RowIndex, stamp: str, fingerprint: str) -> None:
         ends = _write(files, index)
         digests = _ahead(lambda part: files.digest(*part), pairwise([0, *ends]))
         parts = [{"end": end, "xxh3": digest} for end, digest in zip(ends, digests, strict=True)]
-        lists = {"layout": LAYOUT, "files": _write_lists(scratch, index)}
-        manifest = {"stamp": stamp, "fingerprint": fingerprint, "parts": parts, "lists": lists}
+        auxiliary = {"layout": index.layout, "files": _write_auxiliary(scratch, index)}
+        manifest = {"stamp": stamp, "fingerprint": fingerprint, "parts": parts, "auxiliary": auxiliary}
         (scratch / MANIFEST).write_text(json.dumps(manifest), "utf-8")
         replace_folder(scratch, folder)
     finally:
@@ -145,14 +151,13 @@ def _write(files: _Files, index: RowIndex) -> list[int]:
     return list(accumulate(sizes))
 
 
-def _write_lists(folder: Path, index: RowIndex) -> list[dict[str, Any]]:
-    """Writes the lists of an approximate search, if there are any; returns what the manifest says of them."""
+def _write_auxiliary(folder: Path, index: RowIndex) -> list[dict[str, Any]]:
+    """Writes what searches need beside rows; returns what the manifest says of it."""
     found = []
-    for flags, lists in index.export_lists().items():
-        for number, data in enumerate(lists):
-            name = f"lists_{flags}_{number}"
-            (folder / name).write_bytes(data)
-            found.append({"name": name, "flags": flags, "xxh3": xxhash.xxh3_128_hexdigest(data)})
+    for number, (flags, data) in enumerate(index.export_auxiliary()):
+        name = f"auxiliary_{number}"
+        (folder / name).write_bytes(data)
+        found.append({"name": name, "flags": flags, "xxh3": xxhash.xxh3_128_hexdigest(data)})
     return found
 
 
@@ -191,23 +196,24 @@ class Snapshot:
                 raise Unusable("snapshot of other dimensions or precision")
             yield from _ahead(lambda part: _proven(files, *part), zip(ends, ends[1:], digests, strict=False))
 
-    def lists(self) -> dict[int, list[bytes]]:
-        """Returns the lists of an approximate search, by the flags of their rows.
+    def auxiliary(self, layout: str) -> list[tuple[int, NDArray[np.uint8]]]:
+        """Returns what searches need beside rows, as an index has exported it, mapped as rows are.
 
         Raises:
-            Unusable: they are damaged, or of another version.
+            Unusable: it is damaged, or of another layout.
         """
-        found: dict[int, list[bytes]] = {}
-        with _problems("lists"):
-            kept = self.manifest["lists"]
-            if kept["layout"] != LAYOUT:
-                raise Unusable(f"lists of {kept['layout']}, not of {LAYOUT}")
-            for one in kept["files"]:
-                data = (self.folder / one["name"]).read_bytes()
-                if xxhash.xxh3_128_hexdigest(data) != one["xxh3"]:
-                    raise Unusable(f"lists damaged: {one['name']} does not match its checksum")
-                found.setdefault(one["flags"], []).append(data)
-        return found
+        with _problems("auxiliary"):
+            kept = self.manifest["auxiliary"]
+            if kept["layout"] != layout:
+                raise Unusable(f"{kept['layout']}, not {layout}")
+            return list(_ahead(lambda one: (one["flags"], self._proven_file(one["name"], one["xxh3"])), kept["files"]))
+
+    def _proven_file(self, name: str, digest: str) -> NDArray[np.uint8]:
+        file, found = self.folder / name, xxhash.xxh3_128()
+        _read(file, 0, file.stat().st_size, found.update)
+        if found.hexdigest() != digest:
+            raise Unusable(f"{name} does not match its checksum")
+        return np.memmap(file, np.uint8, "c").view(np.ndarray)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def test_lists_are_kept_once_they_were_wanted(tmp_path: Path, made: list[int]) -
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((folder / snapshot.MANIFEST).read_text("utf-8"))
-    change(manifest["lists"])
+    change(manifest["auxiliary"])
     (folder / snapshot.MANIFEST).write_text(json.dumps(manifest), "utf-8")
 
 
@@ -129,12 +129,13 @@ def flipped(file: Path) -> None:
 
 
 UNUSABLE: dict[str, Callable[[Path], object]] = {
-    "a flipped bit": lambda folder: flipped(next(folder.glob("lists_*_0"))),
-    "cut short": lambda folder: next(folder.glob("lists_*_0")).write_bytes(b"lists"),
-    "not there": lambda folder: next(folder.glob("lists_*_1")).unlink(),
-    "one too few": lambda folder: edited(folder, lambda lists: lists["files"].pop()),
-    "of another version": lambda folder: edited(folder, lambda lists: lists.update(layout="FAISS 0.1, 1")),
-    "said otherwise": lambda folder: edited(folder, lambda lists: lists.update(files="lists")),
+    "a flipped bit": lambda folder: flipped(folder / "auxiliary_0"),
+    "cut short": lambda folder: (folder / "auxiliary_0").write_bytes(b"lists"),
+    "empty": lambda folder: (folder / "auxiliary_1").write_bytes(b""),
+    "not there": lambda folder: (folder / "auxiliary_1").unlink(),
+    "one too few": lambda folder: edited(folder, lambda kept: kept["files"].pop()),
+    "of another version": lambda folder: edited(folder, lambda kept: kept.update(layout="lists of FAISS 0.1, 1")),
+    "said otherwise": lambda folder: edited(folder, lambda kept: kept.update(files="lists")),
 }
 
 
@@ -150,7 +151,7 @@ def test_lists_that_prove_nothing_are_made_anew(
         starts(tmp_path, drafts[9])
     assert made == once + once
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["lists are made anew", "catalog open"]
+    assert said == ["codes or lists are made anew", "catalog open"]
     assert caplog.records[-1].__dict__["source"] == "snapshot"
     starts(tmp_path, drafts[9])  # and have been kept
     assert made == once + once

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.catalog import shelf
+from app.catalog import blocks, shelf
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
 from app.catalog.reading import read_vectors
 from app.catalog.reembed import Reembedding
 from app.catalog.rows import IndexOptions, RowSet
-from app.core.product import Embedding, ProductDraft
+from app.core.product import Embedding, ProductDraft, Query
 from app.errors import StorageUnavailable
 from tests.fakes import FINGERPRINT, FUSION, letter_vector
 from tests.integration.test_catalog import BLUE, GREEN, RED, Open, flip, ids, index, rows_in
@@ -199,13 +199,17 @@ def rows_of(part: RowSet) -> list[Row]:
     return [*zip(part.keys.tolist(), part.flags.tolist(), map(bytes, part.vectors), strict=True)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(options=st.sampled_from(OPTIONS), lives=st.lists(CHANGES, min_size=1, max_size=3))
 def test_after_crashes_the_index_is_what_the_database_says(
-    tmp_path_factory: pytest.TempPathFactory, options: IndexOptions, lives: list[list[tuple[str, str]]]
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    options: IndexOptions,
+    lives: list[list[tuple[str, str]]],
 ) -> None:
     """Some products change in each life, and each ends with a crash."""
     place = tmp_path_factory.mktemp("lives")
+    monkeypatch.setattr(blocks, "BLOCK", 8)  # several, which have codes
     holds = {name: name for name in PRODUCTS}
     with closing(opened(place / "0", options)) as catalog:
         catalog.put("default", [draft(*item) for item in holds.items()])
@@ -222,6 +226,9 @@ def test_after_crashes_the_index_is_what_the_database_says(
             assert in_index(catalog) == in_database(catalog, options)
             assert {product.id: product.title for product in catalog.page("default", 0, 100).products} == holds
             assert bool(rows_in(copy, "changes")) == changed
+            queries = [Query(draft(*item).embedding, 0.99, 100) for item in holds.items()]
+            for name, answer in zip(holds, catalog.search("default", queries), strict=True):
+                assert name in {match.product.id for match in answer.matches}
 
 
 def test_a_start_after_a_crash_reads_the_snapshot_and_what_has_changed(

@@ -155,7 +155,7 @@ def test_lists_that_are_taken_over_answer_as_before_and_go_on() -> None:
     again = RowIndex(DIM, OPTIONS)
     for part in shop.index.export():
         again.add(part)
-    again.adopt_lists(shop.index.export_lists())
+    again.adopt_auxiliary(exported(shop.index))
     assert not again.prepare()
     questions = np.stack(list(shop.rows.values()))[:50]
     one, other = (index.candidates(questions, [THRESHOLD] * 50, nearest=20) for index in (shop.index, again))
@@ -170,9 +170,13 @@ def test_lists_that_are_taken_over_answer_as_before_and_go_on() -> None:
 def test_lists_of_other_rows_are_refused() -> None:
     shop = Shop()
     shop.add(600)
-    lists = shop.index.export_lists()
+    lists = exported(shop.index)
+    with pytest.raises(ValueError, match="shorter"):
+        shop.index.adopt_auxiliary(2 * lists)
     shop.remove([5])
     with pytest.raises(ValueError, match="2400 rows, not of 2399"):
-        shop.index.adopt_lists(lists)
-    with pytest.raises(ValueError, match="0 lists, not 1"):
-        shop.index.adopt_lists({HAS_BOTH: []})
+        shop.index.adopt_auxiliary(lists)
+
+
+def exported(index: RowIndex) -> list[tuple[int, NDArray[np.uint8]]]:
+    return [(flags, np.frombuffer(data, np.uint8)) for flags, data in index.export_auxiliary()]

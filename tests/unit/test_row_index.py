@@ -185,8 +185,7 @@ def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPa
     case = Case(RowIndex(WIDE, IndexOptions(codes_from=100)))
     case.add(list(range(600)), np.full(600, 3, np.uint8), unit(random.normal(size=(600, WIDE))))
     question = unit((case.vectors[7] + 0.05 * random.normal(size=WIDE))[None].astype(np.float64))
-    for _ in range(600 // 16 + 1):
-        case.index.candidates(question, [0.9])
+    case.index.candidates(question, [0.9])  # makes the codes of the last block, which is not full
     read: list[int] = []
     one = blocks.Blocks.scores
 
@@ -201,6 +200,31 @@ def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPa
         assert sum(read) < 200
         read.clear()
         case.check(question[0], bound, k, found, None, None)
+
+
+def test_codes_that_are_taken_over_answer_as_before_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(6)
+    case = Case(RowIndex(WIDE, IndexOptions(codes_from=60)))
+    case.add(list(range(200)), random.choice(np.array([1, 3], np.uint8), 200), unit(random.normal(size=(200, WIDE))))
+    kept = [(flags, np.frombuffer(bytearray(data), np.uint8)) for flags, data in case.index.export_auxiliary()]
+    full = [sum(of == flags for of in case.flags) // blocks.BLOCK for flags in (1, 3)]
+    assert [of for of, _ in kept] == [1] * full[0] + [3] * full[1]
+    again = RowIndex(WIDE, IndexOptions(codes_from=60))
+    for part in case.index.export():
+        again.add(part)
+    with monkeypatch.context() as patch:
+        patch.setattr(ByteCodes, "_make", lambda _: pytest.fail("codes were made anew"))
+        again.adopt_auxiliary(kept)
+        assert not again.prepare()
+    case.index = again
+    for step in range(6):
+        for question in unit(random.normal(size=(10, WIDE))):
+            (found,) = again.candidates(question[None], [0.2], nearest=5)
+            case.check(question, 0.2, 5, found, None, None)
+        case.remove(set(random.choice(case.keys, 9, replace=False).tolist()))
+        case.add([1000 * (step + 1) + n for n in range(12)], np.full(12, 3, np.uint8), unit(random.normal(size=(12, WIDE))))
+    with pytest.raises(ValueError, match="not of"):
+        again.adopt_auxiliary([(flags, data[:-1]) for flags, data in kept])
 
 
 def test_codes_that_are_never_enough_are_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
