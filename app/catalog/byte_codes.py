@@ -51,8 +51,8 @@ class ByteCodes:
         """
         self._block = block
         dim = block.matrix().shape[1]
-        # one column of a hundred is left out: rows, codes and keys together stay below 1.25 times the rows
-        self._dim = dim * 99 // 100 // 16 * 16 or dim
+        # three columns of a hundred are left out: rows, codes and keys together stay below 1.25 times the rows
+        self._dim = dim * 97 // 100 // 16 * 16 or dim
         self._columns = np.arange(dim)
         self._step = 1e-9
         if kept is None:

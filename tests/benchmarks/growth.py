@@ -185,7 +185,7 @@ def opening(model: Model, data: Path) -> Opening:
     turns = []
     for _ in range(TURNS):
         begun = time.perf_counter()
-        for file in sorted((data / "snapshots").rglob("*.npy")):
+        for file in sorted(file for file in (data / "snapshots").rglob("*") if file.is_file()):
             with file.open("rb", buffering=0) as stream:
                 buffer = bytearray(READ_BYTES)
                 while stream.readinto(buffer):
