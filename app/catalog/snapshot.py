@@ -155,10 +155,16 @@ def _write_auxiliary(folder: Path, index: RowIndex) -> list[dict[str, Any]]:
     """Writes what searches need beside rows; returns what the manifest says of it."""
     found = []
     for number, (flags, data) in enumerate(index.export_auxiliary()):
-        name = f"auxiliary_{number}"
+        name, digest = f"auxiliary_{number}", _digest_for(flags)
         (folder / name).write_bytes(data)
-        found.append({"name": name, "flags": flags, "xxh3": xxhash.xxh3_128_hexdigest(data)})
+        digest.update(data)
+        found.append({"name": name, "flags": flags, "xxh3": digest.hexdigest()})
     return found
+
+
+def _digest_for(flags: int) -> xxhash.xxh3_128:
+    """Returns the begin of a checksum that also proves which rows something is for: the manifest has none of its own."""
+    return xxhash.xxh3_128(bytes([flags]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +212,12 @@ class Snapshot:
             kept = self.manifest["auxiliary"]
             if kept["layout"] != layout:
                 raise Unusable(f"{kept['layout']}, not {layout}")
-            return list(_ahead(lambda one: (one["flags"], self._proven_file(one["name"], one["xxh3"])), kept["files"]))
+            return list(_ahead(lambda one: (one["flags"], self._proven_file(**one)), kept["files"]))
 
-    def _proven_file(self, name: str, digest: str) -> NDArray[np.uint8]:
-        file, found = self.folder / name, xxhash.xxh3_128()
+    def _proven_file(self, name: str, flags: int, xxh3: str) -> NDArray[np.uint8]:
+        file, found = self.folder / name, _digest_for(flags)
         _read(file, 0, file.stat().st_size, found.update)
-        if found.hexdigest() != digest:
+        if found.hexdigest() != xxh3:
             raise Unusable(f"{name} does not match its checksum")
         return np.memmap(file, np.uint8, "c").view(np.ndarray)
 

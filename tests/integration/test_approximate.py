@@ -133,6 +133,7 @@ UNUSABLE: dict[str, Callable[[Path], object]] = {
     "cut short": lambda folder: (folder / "auxiliary_0").write_bytes(b"lists"),
     "empty": lambda folder: (folder / "auxiliary_1").write_bytes(b""),
     "not there": lambda folder: (folder / "auxiliary_1").unlink(),
+    "for other rows": lambda folder: edited(folder, lambda kept: [one.update(flags=1) for one in kept["files"]]),
     "one too few": lambda folder: edited(folder, lambda kept: kept["files"].pop()),
     "of another version": lambda folder: edited(folder, lambda kept: kept.update(layout="lists of FAISS 0.1, 1")),
     "said otherwise": lambda folder: edited(folder, lambda kept: kept.update(files="lists")),
