@@ -6,7 +6,7 @@ DATA_DIR/
     catalog.sqlite      products, photos' names, attributes, vectors: the truth (with -wal and -shm beside it)
     photos/             the photos as they were uploaded, named by SHA-256
     photos.lock         shared by a backup that copies them, so that none is removed meanwhile
-    snapshots/          search indexes as of the last clean stop; safe to delete
+    snapshots/          search indexes as of an earlier state; safe to delete
     restoring           there while a backup is being put back (see `app.catalog.restore`)
 """
 
