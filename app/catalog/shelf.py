@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from app.catalog import snapshot
@@ -162,7 +163,7 @@ class Shelves:
                     for shelf in others:
                         keep(session, session.get_one(CatalogRow, shelf.pk), shelf.saved)
                     session.commit()
-        except AppError as error:
+        except (AppError, DatabaseError) as error:
             log.warning("after a crash the next start will read the database", extra={"reason": str(error)})
 
     def _index(self) -> RowIndex:

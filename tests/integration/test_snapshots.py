@@ -7,8 +7,8 @@ import logging
 import shutil
 import sqlite3
 import string
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -53,6 +53,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@contextmanager
+def listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Keeps what catalogs say from here on, whatever level the log had before."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+        yield
+
+
 def sources(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [getattr(record, "source", "") for record in caplog.records if record.getMessage() == "catalog open"]
 
@@ -63,7 +71,7 @@ def test_a_clean_stop_makes_the_next_start_read_the_snapshot(open_matcher: Open,
     index(matcher, "b", "bbb")
     matcher.catalog.delete("default", "b")
     matcher.close()
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher()
     assert sources(caplog)[-1] == "snapshot"
     assert ids(again, "aaa", GREEN, threshold=0.999) == ["a"]
@@ -86,7 +94,7 @@ def test_changes_after_a_start_are_not_written_into_the_snapshot(
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [ids(again, title) for title in ("aaa", "bbb", "ccc", "ddd")] == [[], ["b"], ["c"], ["d"]]
     again.close()
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         last = open_matcher()
     assert sources(caplog)[-1] == "snapshot"
     assert [ids(last, title) for title in ("aaa", "bbb", "ccc", "ddd")] == [[], ["b"], ["c"], ["d"]]
@@ -102,13 +110,13 @@ def test_a_snapshot_that_proves_nothing_is_not_used(
     matcher.close()
     (folder,) = (tmp_path / "data" / "snapshots").iterdir()
     damage(folder)
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher()
     assert "snapshot" not in sources(caplog)
     assert ids(again, "aaa", GREEN) == ids(again, None, RED) == ["a"]
     assert ids(again, "bbb", BLUE) == ["b"]
     again.close()
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         open_matcher()
     assert sources(caplog)[-1] == "snapshot"
 
@@ -125,7 +133,7 @@ def test_a_snapshot_of_another_catalog_is_not_used(
     one.rename(tmp_path / "aside")
     two.rename(one)
     (tmp_path / "aside").rename(two)
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher()
     assert sources(caplog).count("snapshot of another catalog, or of another past of this one") == 2
     assert ids(again, "aaa", catalog="one") == ids(again, "bbb", catalog="two") == ["p"]
@@ -245,7 +253,7 @@ def test_a_start_after_a_crash_reads_the_snapshot_and_what_has_changed(
     index(matcher, "a", "ah")
     matcher.catalog.delete("default", "b")
     shutil.copytree(tmp_path / "data", tmp_path / "crashed")
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher(tmp_path / "crashed")
     assert (sources(caplog), caplog.records[-1].__dict__["changed"]) == (["snapshot"], 3)
     found = [ids(again, title) for title in ("aaa", "bbb", "ccc", "hhh", "ah", "ggg")]
@@ -264,7 +272,7 @@ def test_the_database_is_read_when_most_products_have_changed(
     index(matcher, "b", "bbb")
     matcher.catalog.delete("default", "a")
     shutil.copytree(tmp_path / "data", tmp_path / "crashed")
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher(tmp_path / "crashed")
     assert sources(caplog) == ["2 of 1 products have changed since the snapshot"]
     assert (ids(again, "bbb"), ids(again, "aaa")) == (["b"], [])
@@ -286,7 +294,7 @@ def test_a_database_that_is_put_back_to_before_the_snapshot_is_read(
     matcher.close()
     shutil.rmtree(tmp_path / "crashed" / "snapshots")
     shutil.copytree(tmp_path / "data" / "snapshots", tmp_path / "crashed" / "snapshots")
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher(tmp_path / "crashed")
     assert sources(caplog) == ["snapshot of another catalog, or of another past of this one"]
     assert (ids(again, "ggg"), ids(again, "hhh")) == (["g"], [])
@@ -304,7 +312,7 @@ def test_a_large_catalog_gets_its_snapshot_at_the_start_that_had_none(
     matcher = open_matcher(tmp_path / "first")
     matcher.catalog.delete("default", "b")
     shutil.copytree(tmp_path / "first", tmp_path / "second")
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"):
+    with listening(caplog):
         again = open_matcher(tmp_path / "second")
     assert sources(caplog) == ["snapshot", "no snapshot"]
     assert [ids(again, title) for title in ("aaa", "bbb")] == [["a"], []]
@@ -326,7 +334,7 @@ def test_vectors_that_were_made_anew_are_changes(tmp_path: Path, caplog: pytest.
         work = Reembedding(data, FUSION, FINGERPRINT)
         ((stale,),) = work.batches(10)
         work.store([stale], [draft("c", "c").embedding])
-    with caplog.at_level(logging.INFO, "app.catalog.shelf"), closing(opened(tmp_path)) as catalog:
+    with listening(caplog), closing(opened(tmp_path)) as catalog:
         assert in_index(catalog) == in_database(catalog, OPTIONS[0])
         assert len(in_index(catalog)) == len(PRODUCTS)
     assert sources(caplog) == ["snapshot"]
