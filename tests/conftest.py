@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 
 from app.api.app import create_app
 from app.catalog.data_folder import DataFolder
+from app.catalog.faiss_lists import Lists
 from app.catalog.local import LocalCatalog
 from app.core.decision import Thresholds
 from app.judge import Judge
@@ -62,6 +63,20 @@ def client(matcher: Matcher, tmp_path: Path) -> Iterator[TestClient]:
     settings = Settings(data_dir=tmp_path / "data", max_batch_size=8, max_queue=64, max_batch_items=1000)
     with TestClient(create_app(matcher, settings), raise_server_exceptions=False) as one:
         yield one
+
+
+@pytest.fixture
+def lists_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many rows lists of an approximate search are made, each time."""
+    made: list[int] = []
+    one = Lists.make
+
+    def counted(count: int, *rest: object) -> Lists:
+        made.append(count)
+        return one(count, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Lists, "make", counted)
+    return made
 
 
 @pytest.fixture(scope="session")

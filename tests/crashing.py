@@ -28,6 +28,7 @@ import numpy as np
 
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
+from app.catalog.rows import Precision
 from app.core.product import Embedding, Query
 from tests.fakes import FINGERPRINT, FUSION, FakeEncoder, colour_vector, letter_vector, photo
 from tests.integration.oracle import Oracle
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 WRITERS, EACH = 4, 6
 THRESHOLD = 0.9
 Name = tuple[str, str]  # catalog, id
+Row = tuple[int, int, bytes]
 
 
 def title_of(version: int) -> str:
@@ -320,6 +322,25 @@ class Crashes:
         assert {file.name for file in (self.data / "photos").rglob("*") if file.is_file()} == named
 
 
+def rows_searched(catalog: LocalCatalog, name: str) -> list[Row]:
+    """What the index of a catalog holds: keys, flags and vectors, sorted."""
+    return sorted(
+        (int(key), int(flags), np.asarray(vector, "<f4").tobytes())
+        for part in catalog._shelves[name].index.export()
+        for key, flags, vector in zip(part.keys, part.flags, part.vectors, strict=True)
+    )
+
+
+def rows_stored(folder: Path, name: str, precision: Precision = "float32") -> list[Row]:
+    """What the database holds of a catalog, with vectors as exact as an index of that precision has them."""
+    query = "SELECT product_pk, flags, vector FROM vectors JOIN catalogs ON catalogs.pk = catalog_pk WHERE name = ?"
+    with closing(sqlite3.connect(folder / "catalog.sqlite")) as connection:
+        found = connection.execute(query, (name,)).fetchall()
+    return sorted(
+        (key, flags, np.frombuffer(vector, "<f4").astype(precision).astype("<f4").tobytes()) for key, flags, vector in found
+    )
+
+
 def check_folder(folder: Path) -> int:
     """Opens a data folder: its index holds exactly the rows of the database, its photos are whole. Returns its products."""
     catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
@@ -328,14 +349,8 @@ def check_folder(folder: Path) -> int:
             names = dict(connection.execute("SELECT name, pk FROM catalogs"))
             assert set(names) == {info.name for info in catalog.catalogs()}
             for name, pk in names.items():
-                query = "SELECT product_pk, flags, vector FROM vectors WHERE catalog_pk = ?"
-                rows = [(key, flags, bytes(vector)) for key, flags, vector in connection.execute(query, (pk,))]
-                parts = list(catalog._shelves[name].index.export())
-                held = [
-                    (int(key), int(flags), np.asarray(vector, "<f4").tobytes())
-                    for part in parts for key, flags, vector in zip(part.keys, part.flags, part.vectors, strict=True)
-                ]  # fmt: skip
-                assert sorted(held) == sorted(rows)
+                rows = rows_stored(folder, name)
+                assert rows_searched(catalog, name) == rows
                 owners = {key for key, _, _ in rows}
                 products = {pk for (pk,) in connection.execute("SELECT pk FROM products WHERE catalog_pk = ?", (pk,))}
                 assert owners == products

@@ -158,7 +158,8 @@ def refused_or_complete(history: History, folder: Path) -> bool:
     return False
 
 
-def flip(file: Path, at: int, bit: int = 2) -> None:
+def flip(file: Path, at: int = -5, bit: int = 2) -> None:
+    """Flips a bit of a byte of a file."""
     content = bytearray(file.read_bytes())
     content[at] ^= 1 << bit
     file.write_bytes(content)

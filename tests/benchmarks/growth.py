@@ -135,6 +135,8 @@ def measure(model: Model, scratch: Path, before: int, size: int) -> Row:
     process = multiprocessing.get_context("spawn").Process(target=crash, args=(model, data, size))
     process.start()
     process.join()
+    if process.exitcode:
+        raise RuntimeError("the process that was to crash failed before")
     crashed = in_fresh_process(opened, model, data, size)
     shutil.rmtree(data / "snapshots", ignore_errors=True)
     rebuilt = in_fresh_process(opened, model, data, size)

@@ -14,12 +14,12 @@ import pytest
 
 from app.catalog import snapshot
 from app.catalog.data_folder import DataFolder
-from app.catalog.faiss_lists import Lists
 from app.catalog.local import LocalCatalog
 from app.catalog.rows import IndexOptions
 from app.core.product import Embedding, ProductDraft, Query
 from tests.fakes import FINGERPRINT, FUSION
 from tests.integration.test_search_oracle import directions
+from tests.power_cuts import flip
 
 APPROXIMATE = IndexOptions(search="approximate", lists_from=100)
 
@@ -64,20 +64,6 @@ def test_a_snapshot_serves_any_search(tmp_path: Path) -> None:
             assert answer.exact == (options is not APPROXIMATE)
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of how many rows lists were made."""
-    made: list[int] = []
-    one = Lists.make
-
-    def counted(count: int, *rest: object) -> Lists:
-        made.append(count)
-        return one(count, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Lists, "make", counted)
-    return made
-
-
 def stocked(folder: Path, options: IndexOptions = APPROXIMATE) -> list[ProductDraft]:
     """Stops a catalog cleanly that holds 150 products, which are returned."""
     images, titles = directions(150, FUSION.image_dim, 3), directions(150, FUSION.title_dim, 4)
@@ -94,26 +80,26 @@ def starts(folder: Path, asked: ProductDraft) -> None:
         assert ([match.product.id for match in answer.matches], answer.exact) == ([asked.id], False)
 
 
-def test_a_start_takes_the_lists_from_the_snapshot(tmp_path: Path, made: list[int]) -> None:
+def test_a_start_takes_the_lists_from_the_snapshot(tmp_path: Path, lists_made: list[int]) -> None:
     drafts = stocked(tmp_path)
-    once = list(made)
+    once = list(lists_made)
     assert once  # one for each part that questions may be about
     starts(tmp_path, drafts[7])
     with closing(LocalCatalog(DataFolder(tmp_path), FUSION, FINGERPRINT, APPROXIMATE)) as catalog:
         catalog.delete("default", "p7")
         catalog.put("default", [ProductDraft("q", None, (), {}, drafts[7].embedding)])
     starts(tmp_path, ProductDraft("q", None, (), {}, drafts[7].embedding))
-    assert made == once
+    assert lists_made == once
 
 
-def test_lists_are_kept_once_they_were_wanted(tmp_path: Path, made: list[int]) -> None:
+def test_lists_are_kept_once_they_were_wanted(tmp_path: Path, lists_made: list[int]) -> None:
     drafts = stocked(tmp_path, IndexOptions())
-    assert made == []
+    assert lists_made == []
     starts(tmp_path, drafts[3])
-    once = list(made)
+    once = list(lists_made)
     assert once
     starts(tmp_path, drafts[3])
-    assert made == once
+    assert lists_made == once
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -122,14 +108,8 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (folder / snapshot.MANIFEST).write_text(json.dumps(manifest), "utf-8")
 
 
-def flipped(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(data)
-
-
 UNUSABLE: dict[str, Callable[[Path], object]] = {
-    "a flipped bit": lambda folder: flipped(folder / "auxiliary_0"),
+    "a flipped bit": lambda folder: flip(folder / "auxiliary_0"),
     "cut short": lambda folder: (folder / "auxiliary_0").write_bytes(b"lists"),
     "empty": lambda folder: (folder / "auxiliary_1").write_bytes(b""),
     "not there": lambda folder: (folder / "auxiliary_1").unlink(),
@@ -142,18 +122,18 @@ UNUSABLE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE.keys())
 def test_lists_that_prove_nothing_are_made_anew(
-    tmp_path: Path, made: list[int], damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, lists_made: list[int], damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     drafts = stocked(tmp_path)
-    once = list(made)
+    once = list(lists_made)
     (folder,) = (tmp_path / "snapshots").iterdir()
     damage(folder)
     caplog.clear()
     with caplog.at_level(logging.INFO, "app.catalog.shelf"):
         starts(tmp_path, drafts[9])
-    assert made == once + once
+    assert lists_made == once + once
     said = [record for record in caplog.records if record.name == "app.catalog.shelf"]
     assert [record.getMessage() for record in said] == ["codes or lists are made anew", "catalog open"]
     assert said[-1].__dict__["source"] == "snapshot"
     starts(tmp_path, drafts[9])  # and have been kept
-    assert made == once + once
+    assert lists_made == once + once

@@ -29,6 +29,7 @@ from app.files import locked
 from app.matcher import Matcher, MatchOptions
 from tests.disks import fill, small_disk
 from tests.fakes import FINGERPRINT, photo
+from tests.power_cuts import flip
 
 Open = Callable[..., Matcher]
 RED, GREEN, BLUE = photo((255, 0, 0)), photo((0, 255, 0)), photo((0, 0, 255))
@@ -286,12 +287,6 @@ def test_a_crashed_folder_can_be_copied(stocked: Matcher, data: Path, there: Pat
 
 
 # -- verifying -------------------------------------------------------------------------------------------------
-
-
-def flip(file: Path, at: int = -5) -> None:
-    content = bytearray(file.read_bytes())
-    content[at] ^= 4
-    file.write_bytes(content)
 
 
 def edit(folder: Path, **changes: object) -> None:

@@ -33,6 +33,7 @@ from app.errors import (
 )
 from app.matcher import Matcher, MatchOptions
 from tests.fakes import FINGERPRINT, FUSION, FakeEncoder, photo
+from tests.power_cuts import flip
 
 Open = Callable[..., Matcher]
 Colour = tuple[int, int, int]
@@ -67,12 +68,6 @@ def ids(
 
 def photo_files(folder: Path) -> list[str]:
     return sorted(file.name for file in (folder / "photos").rglob("*") if file.is_file())
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 1
-    file.write_bytes(data)
 
 
 def rows_in(folder: Path, table: str) -> int:

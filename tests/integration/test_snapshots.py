@@ -9,8 +9,6 @@ import sqlite3
 import string
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +19,14 @@ from hypothesis import strategies as st
 from app.catalog import blocks, shelf
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.catalog.reading import read_vectors
 from app.catalog.reembed import Reembedding
-from app.catalog.rows import IndexOptions, RowSet
+from app.catalog.rows import IndexOptions
 from app.core.product import Embedding, ProductDraft, Query
 from app.errors import StorageUnavailable
+from tests.crashing import rows_searched, rows_stored
 from tests.fakes import FINGERPRINT, FUSION, letter_vector
-from tests.integration.test_catalog import BLUE, GREEN, RED, Open, flip, ids, index, rows_in
+from tests.integration.test_catalog import BLUE, GREEN, RED, Open, ids, index, rows_in
+from tests.power_cuts import flip
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
@@ -187,26 +186,6 @@ def change(catalog: LocalCatalog, holds: dict[str, str], what: str, product_id: 
         catalog.delete("default", product_id)
 
 
-Row = tuple[int, int, bytes]
-
-
-def in_index(catalog: LocalCatalog) -> list[Row]:
-    """What is searched: keys, flags and vectors."""
-    return sorted(chain.from_iterable(map(rows_of, catalog._shelves["default"].index.export())))
-
-
-def in_database(catalog: LocalCatalog, options: IndexOptions) -> list[Row]:
-    """What is stored, in the precision that is searched."""
-    with catalog._data.records.session() as session:
-        parts = [*read_vectors(session, catalog._shelves["default"].pk, FUSION)]
-    kept = [replace(part, vectors=part.vectors.astype(options.precision)) for part in parts]
-    return sorted(chain.from_iterable(map(rows_of, kept)))
-
-
-def rows_of(part: RowSet) -> list[Row]:
-    return [*zip(part.keys.tolist(), part.flags.tolist(), map(bytes, part.vectors), strict=True)]
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(options=st.sampled_from(OPTIONS), lives=st.lists(CHANGES, min_size=1, max_size=3))
 def test_after_crashes_the_index_is_what_the_database_says(
@@ -231,7 +210,7 @@ def test_after_crashes_the_index_is_what_the_database_says(
                 shutil.copytree(place / str(life), copy)
         with closing(opened(copy, options)) as catalog:
             assert catalog.catalogs()[0].opened == "snapshot"
-            assert in_index(catalog) == in_database(catalog, options)
+            assert rows_searched(catalog, "default") == rows_stored(copy, "default", options.precision)
             assert {product.id: product.title for product in catalog.page("default", 0, 100).products} == holds
             assert bool(rows_in(copy, "changes")) == changed
             queries = [Query(draft(*item).embedding, 0.99, 100) for item in holds.items()]
@@ -329,14 +308,14 @@ def test_vectors_that_were_made_anew_are_changes(tmp_path: Path, caplog: pytest.
         work = Reembedding(data, FUSION, FINGERPRINT)
         assert work.drop_damaged() == 1
     with closing(opened(tmp_path)) as catalog:
-        assert len(in_index(catalog)) == len(PRODUCTS) - 1
+        assert len(rows_searched(catalog, "default")) == len(PRODUCTS) - 1
     with closing(DataFolder(tmp_path)) as data:
         work = Reembedding(data, FUSION, FINGERPRINT)
         ((stale,),) = work.batches(10)
         work.store([stale], [draft("c", "c").embedding])
     with listening(caplog), closing(opened(tmp_path)) as catalog:
-        assert in_index(catalog) == in_database(catalog, OPTIONS[0])
-        assert len(in_index(catalog)) == len(PRODUCTS)
+        assert rows_searched(catalog, "default") == rows_stored(tmp_path, "default")
+        assert len(rows_searched(catalog, "default")) == len(PRODUCTS)
     assert sources(caplog) == ["snapshot"]
 
 

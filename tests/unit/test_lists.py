@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from app.catalog import blocks, faiss_lists
-from app.catalog.faiss_lists import Lists
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import IndexOptions, RowSet
 from app.core.fusion import HAS_BOTH
@@ -98,22 +97,14 @@ def test_nearly_all_matches_are_found_whatever_comes_and_goes() -> None:
     assert shop.index.exact
 
 
-def test_other_rows_than_before_get_lists_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    one = Lists.make
-
-    def counted(count: int, *rest: object) -> Lists:
-        made.append(count)
-        return one(count, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Lists, "make", counted)
+def test_other_rows_than_before_get_lists_of_their_own(lists_made: list[int]) -> None:
     shop = Shop()
     shop.add(600)
     shop.add(1000)
-    assert made == [2400]  # they grow
+    assert lists_made == [2400]  # they grow
     shop.kinds = unit(shop.random.standard_normal((40, DIM), dtype=np.float32))
     shop.add(900)
-    assert made == [2400, 10_000]
+    assert lists_made == [2400, 10_000]
     assert shop.recall() >= 0.99
 
 
