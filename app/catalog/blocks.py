@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog.byte_codes import ByteCodes, make_codes, search_codes
+from app.catalog.byte_codes import ByteCodes, Limits, limits_of, make_codes
 from app.catalog.faiss_index import FlatBlock, Positions
 from app.catalog.faiss_lists import SAMPLE, Lists
 from app.catalog.rows import SLACK, Hits, IndexOptions, merge
@@ -15,13 +15,13 @@ from app.core.product import Floats
 
 BLOCK = 32_768  # rows; growing a block copies it, so it must not be large
 BLAS_FROM = 4  # questions with a filter: copied out and as one matrix product, rows are searched faster than skipped
-DEPTHS = {4: 256, 16: 64}  # rows that codes name: so many for each one wanted, or one in so many; then all are searched
-LEAST_DEPTH, DOUBLINGS = 64, 2
-MOST_LOOKED_UP = 16  # one in so many rows: reading rows here and there is slower than one after the other
+MOST_LIMITS = 1 << 25  # of rows, for all questions that are asked at the same time: 128 MiB
+MOST_LOOKED_UP = 4  # one in so many rows: reading rows here and there is slower than one after the other
+CODED_SHARE = 4  # codes of all rows are read if a filter lets one in so many through; of fewer, the rows themselves
 COPIED = 2048  # rows at a time, so that the copies stay in the cache
-LISTS_DEPTH = 5  # rows that are looked up for each one wanted
+LEAST_DEPTH, LISTS_DEPTH = 64, 5  # rows that lists name: so many for each one wanted, and for so many at least
 MISJUDGED = np.float32(0.08)  # four to five times the usual error of an estimated score
-IN_VAIN, AGAIN = 4, 32  # questions in a row that codes were not enough for: from then on one in so many asks them
+IN_VAIN, AGAIN = 8, 32  # questions in a row that codes were not enough for: from then on one in so many asks them
 FEW_ROWS = 32_768  # so many that a filter lets through are all read
 
 Usable = NDArray[np.bool_] | None  # which rows may answer; None for all
@@ -44,7 +44,7 @@ class Blocks:
         self._half = self._options.precision == "float16"
         self.keys = np.zeros(0, np.int64)
         self._blocks: list[FlatBlock] = []
-        self._codes: list[ByteCodes] = []  # of the first blocks, at last of all
+        self._codes: list[ByteCodes] = []  # none, or of each block
         self._lists: list[Lists] = []  # none, or for all columns that questions may be about
         self._asked = self._in_vain = 0
 
@@ -62,13 +62,13 @@ class Blocks:
         return self._prepare_codes() or self._prepare_lists()
 
     def _prepare_codes(self) -> bool:
-        """Makes the codes of full blocks; those of the last one, which grows, are made by a search."""
-        missing = self._blocks[len(self._codes) : len(self) // BLOCK] if self._wants_codes() else []
-        self._codes += make_codes(missing)
-        return bool(missing)
+        missing = self._wants_codes() and not self._codes
+        if missing:
+            self._codes = make_codes(self._blocks)
+        return missing
 
     def _wants_codes(self) -> bool:
-        return self._options.coded and len(self) >= self._options.codes_from
+        return self._options.coded and len(self) >= max(1, self._options.codes_from)
 
     def _prepare_lists(self) -> bool:
         wanted = self._options.search == "approximate" and len(self) >= self._options.lists_from
@@ -84,7 +84,7 @@ class Blocks:
         return made
 
     def export_auxiliary(self) -> Iterator[bytes]:
-        """Yields what `prepare` has made, for `adopt_auxiliary`: lists, or else the codes of the first blocks."""
+        """Yields what `prepare` has made, for `adopt_auxiliary`: lists, or else codes."""
         yield from (one.to_bytes() for one in self._lists or self._codes)
 
     def adopt_auxiliary(self, kept: Sequence[NDArray[np.uint8]]) -> None:
@@ -93,7 +93,10 @@ class Blocks:
             parts = zip(kept, self._about, strict=True)
             self._lists = [Lists.from_bytes(one, columns, len(self)) for one, columns in parts]
         elif self._wants_codes():
-            self._codes = [ByteCodes(block, one) for block, one in zip(self._blocks, kept, strict=False)]
+            codes: list[ByteCodes] = []
+            for block, one in zip(self._blocks, kept, strict=True):
+                codes.append(ByteCodes.from_bytes(block, one, codes[0].coding if codes else None))
+            self._codes = codes
 
     def add(self, keys: NDArray[np.int64], vectors: Floats, *, adopt: bool = False) -> None:
         """Adds `(n, dim)` rows at the end.
@@ -110,12 +113,13 @@ class Blocks:
         while done < len(vectors):
             if not self._blocks or len(self._blocks[-1]) == BLOCK:
                 self._blocks.append(FlatBlock(self._dim, half=self._half))
+                self._codes += [one.beside(self._blocks[-1]) for one in self._codes[-1:]]
             part = vectors[done : done + BLOCK - len(self._blocks[-1])]
             if adopt and not len(self._blocks[-1]):
                 self._blocks[-1].adopt(part)
             else:
                 self._blocks[-1].add(part)
-            if len(self._codes) == len(self._blocks):
+            if self._codes:
                 self._codes[-1].add(part)
             done += len(part)
 
@@ -129,7 +133,7 @@ class Blocks:
                 self.keys[position] = self.keys[last]
                 n, place = divmod(position, BLOCK)
                 self._blocks[n].matrix()[place] = self._blocks[-1].matrix()[-1]
-                if n < len(self._codes):
+                if self._codes:
                     self._codes[n].replace(place)
                 for lists in self._lists:
                     lists.add(np.array([position]), self._blocks[n].matrix()[place : place + 1])
@@ -137,7 +141,7 @@ class Blocks:
 
     def _pop(self) -> None:
         self.keys = self.keys[:-1]
-        if len(self._codes) == len(self._blocks):
+        if self._codes:
             self._codes[-1].pop()
         self._blocks[-1].pop()
         if not len(self._blocks[-1]):
@@ -185,19 +189,23 @@ class Blocks:
         usable = None if allowed is None else np.isin(self.keys, allowed)
         if usable is not None and usable.all():
             usable = None
-        if usable is not None and (not self._lists or np.count_nonzero(usable) <= FEW_ROWS):
-            return self._search_some(questions, bounds, k, usable)
-        if self._lists:
-            return self._filled(self._by_lists(questions, bounds, k, usable), questions, bounds, k, usable)
-        if not len(questions) or not self._coded() or not self._codes_help():
-            return self._search_all(questions, bounds, k)
-        found = self._by_codes(questions, bounds, k)
-        for hits in found:
-            self._in_vain = self._in_vain + 1 if hits is None else 0
-        return self._filled(found, questions, bounds, k, None)
+        count = len(self) if usable is None else int(np.count_nonzero(usable))
+        found: list[Hits | None] = [None] * len(questions)
+        if self._lists and (usable is None or count > FEW_ROWS):
+            found = self._by_lists(questions, bounds, k, usable)
+        elif found and self._codes_help(k, count):
+            found = self._by_codes(questions, bounds, k, usable)
+            for hits in found:
+                self._in_vain = self._in_vain + 1 if hits is None else 0
+        return self._filled(found, questions, bounds, k, usable)
 
-    def _codes_help(self) -> bool:
-        """Tells whether to ask codes: seldom where they have not been enough lately, as among rows without structure."""
+    def _codes_help(self, k: int, count: int) -> bool:
+        """Tells whether to ask codes for the `k` nearest of the `count` rows that may answer.
+
+        Seldom where they have not been enough lately, as among rows without structure.
+        """
+        if MOST_LOOKED_UP * k > count or CODED_SHARE * count < len(self) or not self._codes:
+            return False
         self._asked += 1
         return self._in_vain < IN_VAIN or self._asked % AGAIN == 0
 
@@ -223,13 +231,6 @@ class Blocks:
                 found[n] = None if np.count_nonzero(hits.scores >= bound) > depth // 2 else hits
         return found
 
-    def _coded(self) -> bool:
-        """Tells whether all blocks have codes; if one has not, it gets them, so that no search waits for all of them."""
-        complete = len(self._codes) == len(self._blocks)
-        if not complete and self._wants_codes():
-            self._codes.append(ByteCodes(self._blocks[len(self._codes)]))
-        return complete and bool(self._codes)
-
     def _search_all(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable = None) -> list[Hits]:
         parts: list[list[Hits]] = [[] for _ in questions]
         for n, block in enumerate(self._blocks if len(questions) else []):
@@ -252,29 +253,40 @@ class Blocks:
                 of_question.append(Hits(places[hits.slots], hits.scores, hits.beyond))
         return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
 
-    def _by_codes(self, questions: Floats, bounds: NDArray[np.float64], k: int) -> list[Hits | None]:
+    def _by_codes(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits | None]:
         """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
-        found: list[Hits | None] = [None] * len(questions)
-        left = list(range(len(questions)))
-        for each, share in DEPTHS.items():
-            depth = max(max(k, LEAST_DEPTH) * each, len(self) // share)
-            if not left or depth * MOST_LOOKED_UP > len(self):
-                break
-            parts: list[list[Hits]] = [[] for _ in left]
-            for n, of_block in enumerate(search_codes(self._codes, questions[left], depth)):
-                for part, hits in zip(parts, of_block, strict=True):
-                    part.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
-            deeper = []
-            for n, part in zip(left, parts, strict=True):
-                most, bound = merge(part, np.inf, depth), float(bounds[n])
-                hits = self._looked_up(questions[n], most, bound, k)
-                last = float(np.partition(hits.scores, -k)[-k]) if k else np.inf
-                if most.beyond < min(bound, last):
-                    found[n] = hits
-                elif np.count_nonzero(hits.scores >= bound) <= depth // 2 and _promising(most, min(bound, last)):
-                    deeper.append(n)
-            left = deeper
+        found: list[Hits | None] = []
+        at_once = max(1, MOST_LIMITS // len(self))
+        for start in range(0, len(questions), at_once):
+            some = questions[start : start + at_once]
+            for question, bound, limits in zip(some, bounds[start:].tolist(), limits_of(self._codes, some), strict=False):
+                found.append(self._within(limits, question, bound, k, usable))
         return found
+
+    def _within(self, limits: Sequence[Limits], question: Floats, bound: float, k: int, usable: Usable) -> Hits | None:
+        """Scores the rows that may be wanted, given what the rows of each block can score at most."""
+        count = len(self) if usable is None else int(np.count_nonzero(usable))
+        floor = bound - SLACK
+        if k:
+            floor = min(floor, float(self.scores(question, self._likeliest(limits, k, usable)).min()) - SLACK)
+        wanted = np.concatenate([one.reaching(floor) + n * BLOCK for n, one in enumerate(limits)])
+        if usable is not None:
+            wanted = wanted[usable[wanted]]
+        if len(wanted) * MOST_LOOKED_UP > count:
+            return None
+        beyond = floor if len(wanted) < count else -np.inf
+        return merge([Hits(wanted, self.scores(question, wanted), beyond)], bound, k)
+
+    def _likeliest(self, limits: Sequence[Limits], k: int, usable: Usable) -> Positions:
+        """Returns the positions of the `k` rows with the highest limits, or of all if there are no more."""
+        slots, highest = [], []
+        for n, one in enumerate(limits):
+            some = None if usable is None else usable[n * BLOCK : (n + 1) * BLOCK]
+            of_block, their = one.highest(k, some)
+            slots.append(of_block + n * BLOCK)
+            highest.append(their)
+        positions = np.concatenate(slots)
+        return positions[np.argpartition(np.concatenate(highest), -k)[-k:]] if len(positions) > k else positions
 
     def _looked_up(self, question: Floats, most: Hits, bound: float, k: int) -> Hits:
         """Scores the rows that may be wanted, given the most that each can score."""
@@ -286,10 +298,3 @@ class Blocks:
         scores = np.concatenate([scores, self.scores(question, slots[k:wanted])])
         beyond = max([most.beyond, *limits[wanted : wanted + 1].tolist()])
         return merge([Hits(slots[:wanted], scores, beyond)], bound, k)
-
-
-def _promising(most: Hits, least: float) -> bool:
-    """Tells whether a deeper search can be enough: whether the limits fall fast enough to get below a score by then."""
-    limits = np.sort(most.scores)
-    fall = float(limits[len(limits) // 2] - limits[0])  # with twice as many rows
-    return most.beyond - DOUBLINGS * fall < least

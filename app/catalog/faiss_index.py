@@ -6,6 +6,8 @@ With `app.catalog.faiss_lists` the only file that imports faiss. Everything here
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -80,7 +82,8 @@ class FlatBlock:
         scores = np.empty(len(positions), np.float32)
         asked, places = np.ascontiguousarray(question), np.ascontiguousarray(positions)
         pointers = [faiss.swig_ptr(array) for array in (asked, scores, places)]
-        self._index.compute_distance_subset(1, pointers[0], len(positions), *pointers[1:])  # copies no rows
+        with _alone():
+            self._index.compute_distance_subset(1, pointers[0], len(positions), *pointers[1:])  # copies no rows
         return scores
 
     def pop(self) -> None:
@@ -172,6 +175,20 @@ def _pop(index: Any) -> None:
 def threads() -> int:
     """Returns how many threads a search may take: what `OMP_NUM_THREADS` says, else one for each core."""
     return int(faiss.omp_get_max_threads())
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps this thread's work to this thread: FAISS shares one question with others, that have nothing to do for it.
+
+    It waits for each of them to be woken up, which on busy cores takes longer than the work.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # of this thread
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _use_blas(dim: int) -> None:

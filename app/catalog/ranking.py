@@ -78,20 +78,32 @@ def _certain(query: Query, ranked: Ranked) -> bool:
 def _find(
     index: RowIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope], each: int
 ) -> list[list[Found]]:
-    """Returns what each query's questions find. Those about the same rows share one pass over the index."""
+    """Returns what each query's questions find. Those with the same filter share one pass over the index."""
     kinds = index.kinds()
-    asked = defaultdict[tuple[int, frozenset[int]], list[tuple[int, float, Floats]]](list)
+    asked = defaultdict[int, list[_Question]](list)
     for n, query in enumerate(queries):
         for modality, rows in fusion.questions(query.embedding, kinds):
-            asked[id(scopes[n].allowed), _about(query, modality)] += [(n, query.bound(modality), one) for one in rows]
+            bound, about = query.bound(modality), _about(query, modality)
+            asked[id(scopes[n].allowed)] += [_Question(n, one, bound, about) for one in rows]
     answers: list[list[Found]] = [[] for _ in queries]
-    for (_, among), questions in asked.items():
-        vectors, bounds = np.stack([one for _, _, one in questions]), [bound for _, bound, _ in questions]
-        nearest = max(_rows_wanted(queries[n], each) for n, _, _ in questions)
-        found = index.candidates(vectors, bounds, scopes[questions[0][0]].allowed, nearest, among)
-        for (n, _, _), one in zip(questions, found, strict=True):
-            answers[n].append(one)
+    for questions in asked.values():
+        vectors, bounds = np.stack([one.vector for one in questions]), [one.bound for one in questions]
+        nearest = max(_rows_wanted(queries[one.query], each) for one in questions)
+        allowed = scopes[questions[0].query].allowed
+        found = index.candidates(vectors, bounds, allowed, nearest, [one.about for one in questions])
+        for question, one in zip(questions, found, strict=True):
+            answers[question.query].append(one)
     return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One of the questions of the query at a position: `(dim,)`, its smallest inner product, the flags of its rows."""
+
+    query: int
+    vector: Floats
+    bound: float
+    about: frozenset[int]
 
 
 def _about(query: Query, modality: str) -> frozenset[int]:

@@ -124,7 +124,7 @@ class RowIndex:
         bounds: Sequence[float],
         allowed: NDArray[np.int64] | None = None,
         nearest: int = 0,
-        among: Collection[int] | None = None,
+        among: Sequence[Collection[int]] | None = None,
     ) -> list[Found]:
         """Finds, for each question, all rows that may reach its bound, and the nearest in any case.
 
@@ -133,16 +133,21 @@ class RowIndex:
             bounds: smallest inner product per question, inclusive, less the rounding error of float32.
             allowed: keys of the products that may answer; None for all.
             nearest: so many rows are found even if they are below the bound, where there are that many.
-            among: flags of the rows that may answer; None for all.
+            among: flags of the rows that each question is about; None for all.
         """
         found: list[Found] = []
-        kinds = sorted(self.kinds() if among is None else self.kinds() & set(among))
+        kinds = {kind for kind, rows in self._kinds.items() if len(rows)}
+        about = [kinds if among is None else kinds.intersection(among[n]) for n in range(len(questions))]
         for start in range(0, len(questions), AT_ONCE):
             part = np.ascontiguousarray(questions[start : start + AT_ONCE], np.float32)
             limits = np.array(bounds[start : start + AT_ONCE], np.float64)
-            of_kinds = [(kind, self._kinds[kind].search(part, limits, nearest, allowed)) for kind in kinds]
-            for n, bound in enumerate(limits.tolist()):
-                parts = [Hits(hits[n].slots << 2 | kind, hits[n].scores, hits[n].beyond) for kind, hits in of_kinds]
-                best = merge(parts, bound, nearest)
+            parts: list[list[Hits]] = [[] for _ in part]
+            for kind in sorted(kinds):
+                asked = [n for n in range(len(part)) if kind in about[start + n]]
+                hits = self._kinds[kind].search(part[asked], limits[asked], nearest, allowed) if asked else []
+                for n, one in zip(asked, hits, strict=True):
+                    parts[n].append(Hits(one.slots << 2 | kind, one.scores, one.beyond))
+            for of_question, bound in zip(parts, limits.tolist(), strict=True):
+                best = merge(of_question, bound, nearest)
                 found.append(Found(np.sort(best.slots), best.beyond))
         return found

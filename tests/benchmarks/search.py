@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.search [--rows 30000 --rows 100000] [--rounds 7] [--json docs/search.json]
 
-The rows are made up like a shop: products of 300 kinds, four listings each, of which most score above the threshold with
+The rows are made up like a shop: products of 100 kinds, four listings each, of which most score above the threshold with
 each other. Questions are further listings of some of the products, asked as the service asks: the nearest 102 and everything
 at .5 or above. Whatever is compared takes turns, and gives the same answers or the benchmark stops. Prints medians of the
 rounds, and ratios within a round as median (lowest to highest). Times are the processor's, so use one thread; on a machine
@@ -27,7 +27,6 @@ import faiss
 import numpy as np
 import typer
 
-from app.catalog import blocks
 from app.catalog.blocks import Blocks
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import LISTS_FROM, Found, IndexOptions, RowSet
@@ -38,7 +37,7 @@ from tests.benchmarks.report import table_text
 
 IMAGE_DIM, TITLE_DIM, WEIGHT = 512, 896, 0.35  # those of the default bundle
 DIM = IMAGE_DIM + TITLE_DIM
-KINDS, EACH = 300, 4
+KINDS, EACH = 100, 4
 AT_ONCE = 8192
 THRESHOLD, NEAREST = 0.5, 102
 TOGETHER, BEST = 32, 51
@@ -94,8 +93,6 @@ def filled(shop: Shop, options: IndexOptions) -> tuple[RowIndex, float]:
         index.add(RowSet(np.arange(start, start + len(part)), np.full(len(part), HAS_BOTH, np.uint8), part))
         start += len(part)
     index.prepare()
-    for _ in range(shop.rows // blocks.BLOCK + 2 if options.search == "auto" else 0):  # each makes the codes of one block
-        ask(index, part[:1])
     del part
     return index, (resident_bytes() - before) / shop.rows
 
@@ -123,16 +120,16 @@ def ask(index: RowIndex, questions: Floats, allowed: Any = None) -> list[Found]:
 @contextmanager
 def without_codes() -> Iterator[None]:
     """Makes every search read all rows."""
-    coded, by_lists = Blocks._coded, Blocks._by_lists
+    helpful, by_lists = Blocks._codes_help, Blocks._by_lists
 
     def nothing(_: Blocks, __: object, questions: Floats, *___: object) -> list[None]:
         return [None] * len(questions)
 
     try:
-        Blocks._coded, Blocks._by_lists = (lambda _: False), nothing  # type: ignore[method-assign,assignment]
+        Blocks._codes_help, Blocks._by_lists = (lambda *_: False), nothing  # type: ignore[method-assign,assignment]
         yield
     finally:
-        Blocks._coded, Blocks._by_lists = coded, by_lists  # type: ignore[method-assign]
+        Blocks._codes_help, Blocks._by_lists = helpful, by_lists  # type: ignore[method-assign]
 
 
 def take_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

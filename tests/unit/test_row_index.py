@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.catalog import blocks
-from app.catalog.byte_codes import ByteCodes
+from app.catalog import blocks, byte_codes
+from app.catalog.byte_codes import ByteCodes, limits_of, make_codes
 from app.catalog.faiss_index import FlatBlock
 from app.catalog.row_index import RowIndex
 from app.catalog.rows import SLACK, Found, IndexOptions, Precision, RowSet
@@ -22,6 +22,7 @@ DIM = 4
 WIDE = 104  # codes leave 8 of these columns out
 ROUNDING = 1e-6  # of float32 inner products of unit vectors
 OPTIONS = [IndexOptions(), IndexOptions(codes_from=0), IndexOptions(codes_from=20), IndexOptions("float16")]
+Kept = list[tuple[int, NDArray[np.uint8]]]
 LISTS = IndexOptions(search="approximate", lists_from=1)  # so few rows are all read and looked up, and nothing is missed
 
 
@@ -30,6 +31,8 @@ def small() -> Iterator[None]:
     """Blocks and depths so small that a few rows fill several of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK", 16)
+        patch.setattr(byte_codes, "TOGETHER", 3)
+        patch.setattr(blocks, "MOST_LIMITS", 300)
         patch.setattr(blocks, "LEAST_DEPTH", 1)
         patch.setattr(blocks, "MOST_LOOKED_UP", 1)
         patch.setattr(blocks, "LISTS_DEPTH", 1000)
@@ -104,8 +107,6 @@ def cases(draw: st.DrawFn, options: IndexOptions, dim: int) -> Case:
         keys = [start + n for n in range(count)]
         rows = unit(pool)[random.integers(len(pool), size=count)]
         case.add(keys, flags.astype(np.uint8), rows, adopt=draw(st.booleans()))
-        for _ in range(draw(st.sampled_from([0, 1, 20]))):  # each makes the codes of one block
-            case.index.candidates(np.ones((1, dim), np.float32), [2.0])
         case.remove(draw(st.sets(st.sampled_from(case.keys), max_size=20)) if case.keys else set())
     return case
 
@@ -121,15 +122,14 @@ def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, options
     allowed = None
     if data.draw(st.booleans()) and case.keys:
         allowed = np.array(data.draw(st.lists(st.sampled_from([*case.keys, -5]), unique=True)), np.int64)
-    among = data.draw(st.none() | st.sets(st.integers(1, 3)))
+    kinds, asked = st.sets(st.integers(1, 3)), len(questions)
+    among = data.draw(st.none() | st.lists(kinds, min_size=asked, max_size=asked))
     k = data.draw(st.integers(0, 8) | st.sampled_from([len(case.keys), len(case.keys) + 5]))
-    for _ in range(data.draw(st.sampled_from([0, 2, 20]))):  # each makes the codes of one block
-        case.index.candidates(questions[:1], [2.0])
     exact = [float(vector.astype(np.float64) @ questions[0].astype(np.float64)) for vector in case.vectors]
     bounds = [data.draw(st.sampled_from([-1.0, 0.0, 0.7, 1.0, *exact]) | st.floats(-1, 1)) for _ in questions]
     found = case.index.candidates(questions, bounds, allowed, k, among)
-    for question, bound, one in zip(questions, bounds, found, strict=True):
-        case.check(question, bound, k, one, allowed, among)
+    for n, (question, bound, one) in enumerate(zip(questions, bounds, found, strict=True)):
+        case.check(question, bound, k, one, allowed, None if among is None else among[n])
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, 8, 16, 20])
@@ -185,7 +185,6 @@ def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPa
     case = Case(RowIndex(WIDE, IndexOptions(codes_from=100)))
     case.add(list(range(600)), np.full(600, 3, np.uint8), unit(random.normal(size=(600, WIDE))))
     question = unit((case.vectors[7] + 0.05 * random.normal(size=WIDE))[None].astype(np.float64))
-    case.index.candidates(question, [0.9])  # makes the codes of the last block, which is not full
     read: list[int] = []
     one = blocks.Blocks.scores
 
@@ -207,8 +206,8 @@ def test_codes_that_are_taken_over_answer_as_before_and_go_on(monkeypatch: pytes
     case = Case(RowIndex(WIDE, IndexOptions(codes_from=60)))
     case.add(list(range(200)), random.choice(np.array([1, 3], np.uint8), 200), unit(random.normal(size=(200, WIDE))))
     kept = [(flags, np.frombuffer(bytearray(data), np.uint8)) for flags, data in case.index.export_auxiliary()]
-    full = [sum(of == flags for of in case.flags) // blocks.BLOCK for flags in (1, 3)]
-    assert [of for of, _ in kept] == [1] * full[0] + [3] * full[1]
+    parts = [-(-sum(of == flags for of in case.flags) // blocks.BLOCK) for flags in (1, 3)]
+    assert [of for of, _ in kept] == [1] * parts[0] + [3] * parts[1]
     again = RowIndex(WIDE, IndexOptions(codes_from=60))
     for part in case.index.export():
         again.add(part)
@@ -223,8 +222,44 @@ def test_codes_that_are_taken_over_answer_as_before_and_go_on(monkeypatch: pytes
             case.check(question, 0.2, 5, found, None, None)
         case.remove(set(random.choice(case.keys, 9, replace=False).tolist()))
         case.add([1000 * (step + 1) + n for n in range(12)], np.full(12, 3, np.uint8), unit(random.normal(size=(12, WIDE))))
-    with pytest.raises(ValueError, match="not of"):
-        again.adopt_auxiliary([(flags, data[:-1]) for flags, data in kept])
+
+
+def of_other_columns(kept: Kept) -> Kept:
+    (_, first), (flags, second) = kept
+    size = 8 * WIDE  # of the numbers of the columns
+    return [(flags, first), (flags, np.concatenate([np.roll(second[:size], 8), second[size:]]))]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda kept: [(flags, data[:-1]) for flags, data in kept], "not of"),
+        (lambda kept: kept[:-1], "shorter"),
+        (of_other_columns, "other columns"),
+    ],
+)
+def test_codes_of_other_rows_are_refused(spoil: Callable[[Kept], Kept], why: str) -> None:
+    random = np.random.default_rng(6)
+    index = RowIndex(WIDE, IndexOptions(codes_from=20))
+    index.add(RowSet(np.arange(32), np.full(32, 3, np.uint8), unit(random.normal(size=(32, WIDE)))))
+    index.prepare()
+    kept = [(flags, np.frombuffer(bytearray(data), np.uint8)) for flags, data in index.export_auxiliary()]
+    index.adopt_auxiliary(kept)
+    with pytest.raises(ValueError, match=why):
+        index.adopt_auxiliary(spoil(kept))
+
+
+def test_a_new_block_has_codes_from_its_first_row_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(8)
+    case = Case(RowIndex(WIDE, IndexOptions(codes_from=20)))
+    case.add(list(range(24)), np.full(24, 3, np.uint8), unit(random.normal(size=(24, WIDE))))
+    monkeypatch.setattr(blocks, "make_codes", lambda _: pytest.fail("the codes of all blocks were made anew"))
+    monkeypatch.setattr(FlatBlock, "search", lambda *_: pytest.fail("all rows were searched"))
+    for first in range(24, 90, 6):
+        case.add([first + n for n in range(6)], np.full(6, 3, np.uint8), unit(random.normal(size=(6, WIDE))))
+        question = case.vectors[-1]
+        (found,) = case.index.candidates(question[None], [0.9], nearest=3)
+        case.check(question, 0.9, 3, found, None, None)
 
 
 def test_codes_that_are_never_enough_are_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +267,6 @@ def test_codes_that_are_never_enough_are_asked_seldom(monkeypatch: pytest.Monkey
     case = Case(RowIndex(WIDE, IndexOptions(codes_from=100)))
     case.add(list(range(160)), np.full(160, 3, np.uint8), unit(random.normal(size=(160, WIDE))))
     questions = unit(random.normal(size=(80, WIDE)))
-    for question in questions[:11]:
-        case.index.candidates(question[None], [2.0])
     asked: list[Floats] = []
 
     def not_enough(_: blocks.Blocks, questions: Floats, *__: object) -> list[None]:
@@ -253,14 +286,17 @@ def test_codes_never_promise_less_than_a_row_scores() -> None:
     vectors[40:50] *= 0.01  # small ones: the largest error is that of others
     vectors[50:] = vectors[:10] * 3  # too large for the step that the others got
     block = FlatBlock(WIDE)
-    codes = ByteCodes(block)
+    block.add(vectors[:10])
+    (codes,) = make_codes([block])
     for start in range(0, 60, 10):
-        block.add(vectors[start : start + 10])
-        codes.add(vectors[start : start + 10])
+        if start:
+            block.add(vectors[start : start + 10])
+            codes.add(vectors[start : start + 10])
         questions = unit(random.normal(size=(200, WIDE)))
-        for question, hits in zip(questions, codes.search(questions, 60), strict=True):
-            excess = hits.scores - (vectors[hits.slots].astype(np.float64) @ question.astype(np.float64))
-            assert len(excess) == start + 10
+        for question, (limits,) in zip(questions, limits_of([codes], questions), strict=True):
+            most = limits.products * limits.step + limits.error
+            assert len(most) == start + 10
+            excess = most - (vectors[: start + 10].astype(np.float64) @ question.astype(np.float64))
             assert (excess > 0).all()
             assert excess.max() < 0.8
 
@@ -271,12 +307,12 @@ def test_products_of_codes_are_exact(rows: int, width: int) -> None:
     random = np.random.default_rng(rows + width)
     block = FlatBlock(width)
     block.add(unit(random.normal(size=(rows, width))))
-    codes = ByteCodes(block)
+    (codes,) = make_codes([block])
     inside = codes._codes[:rows].astype(np.int64)
     for questions in (1, 2, 3, 4, 17):
-        whole = random.integers(-127, 128, (questions, inside.shape[1])).astype(np.float32)
+        whole = random.integers(-127, 128, (questions, inside.shape[1])).astype(np.int8)
         whole[-1] = 127  # the largest sums
-        assert np.array_equal(codes._products(whole), whole.astype(np.int64) @ inside.T)
+        assert np.array_equal(codes.products(whole), whole.astype(np.int64) @ inside.T)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
