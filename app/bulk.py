@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 from app.catalog.base import Stored
@@ -15,9 +15,9 @@ from app.catalog.reembed import Reembedding, StaleProduct
 from app.core.answer import Answer
 from app.core.product import Embedding, Prepared, Product, ProductDraft, Scalar, canonical
 from app.embedding import Item, embed
-from app.embedding_ahead import Embedded, Found, embed_ahead
+from app.embedding_ahead import Embedded, Ended, Found, embed_ahead
 from app.encoders.base import Encoder
-from app.errors import AppError, DuplicateIds, EmptyProduct, InvalidInput, ProductNotFound
+from app.errors import AppError, CatalogNotFound, DuplicateIds, InvalidInput
 from app.listings import BadRow, Listing
 from app.matcher import Matcher, MatchOptions
 
@@ -65,10 +65,9 @@ def index_rows(matcher: Matcher, rows: Iterable[Listing | BadRow], catalog: str,
         tick: called with the number of rows that are done: committed, unchanged or bad.
     """
     summary, seen = IndexSummary(), set[str]()
-    check = _checking(matcher, catalog)
     commit: tuple[int, Future[list[Stored]]] | None = None
     with ThreadPoolExecutor(1) as writer:
-        for chunk in embed_ahead(matcher.encoder, map(check, rows), _item, chunk_of(matcher.encoder)):
+        for chunk in embed_ahead(matcher.encoder, _checked(matcher, catalog, rows), _item, chunk_of(matcher.encoder)):
             drafts = _drafts(chunk, seen, summary)
             if commit is not None:  # one at a time: after one that failed, nothing is committed
                 _finish(*commit, summary, tick)
@@ -110,41 +109,51 @@ def _finish(rows: int, commit: Future[list[Stored]], summary: IndexSummary, tick
     tick(rows)
 
 
-def _checking(matcher: Matcher, catalog: str) -> Callable[[Listing | BadRow], _Row]:
-    """Returns what checks rows before their photos are read."""
-    stored = _stored(matcher, catalog)
-
-    def check(row: Listing | BadRow) -> _Row:
-        if isinstance(row, BadRow):
-            return _Row(row, row.error)
-        if row.id is None:
-            return _Row(row, InvalidInput("the row has no id: give every row its own, or name the column with --id-column."))
-        try:
-            matcher.check_product(row.id, len(row.images))
-        except AppError as error:
-            return _Row(row, error)
-        return _Row(row, True if stored(row) else None)
-
-    return check
+def _checked(matcher: Matcher, catalog: str, rows: Iterable[Listing | BadRow]) -> Iterator[_Row]:
+    """Yields rows with what is known of them before their photos are read; raises what `rows` raises, after those before."""
+    source = Ended(rows)
+    while chunk := list(islice(source, CHUNK)):
+        refused = [_refused(matcher, row) for row in chunk]
+        there = _embedded(
+            matcher, catalog, {row.id for row, error in zip(chunk, refused, strict=True) if row.id and not error}
+        )
+        for row, error in zip(chunk, refused, strict=True):
+            known = there.get(row.id or "")
+            same = error is None and known is not None and isinstance(row, Listing) and _same(matcher, row, known)
+            yield _Row(row, True if same else error)
+    if source.failure is not None:
+        raise source.failure
 
 
-def _stored(matcher: Matcher, catalog: str) -> Callable[[Listing], bool]:
-    """Returns what says whether a product is in the catalog as a row has it, embedded."""
-    if catalog not in {info.name for info in matcher.catalog.catalogs()}:
-        return lambda row: False
+def _refused(matcher: Matcher, row: Listing | BadRow) -> AppError | None:
+    """Returns why a row cannot be a product, as far as that can be told without reading its photos and its title."""
+    if isinstance(row, BadRow):
+        return row.error
+    if row.id is None:
+        return InvalidInput("the row has no id: give every row its own, or name the column with --id-column.")
+    try:
+        matcher.check_product(row.id, len(row.images))
+    except AppError as error:
+        return error
+    return None
 
-    def stored(row: Listing) -> bool:
-        try:
-            product: Product = matcher.catalog.get(catalog, row.id or "")
-            matcher.catalog.embedding(catalog, product.id)  # what re-embedding had to leave without vectors is not done
-            title = None if row.title is None else matcher.encoder.read_title(row.title)
-        except (ProductNotFound, EmptyProduct, InvalidInput):
-            return False
-        digests = [hashlib.sha256(image).hexdigest() for image in row.images]
-        same_photos = [photo.sha256 for photo in product.photos] == digests
-        return same_photos and product.title == title and _compared(product.attributes) == _compared(row.attributes)
 
-    return stored
+def _embedded(matcher: Matcher, catalog: str, ids: Collection[str]) -> dict[str, Product]:
+    try:
+        return matcher.catalog.embedded(catalog, ids)
+    except CatalogNotFound:  # it comes into being with its first product
+        return {}
+
+
+def _same(matcher: Matcher, row: Listing, product: Product) -> bool:
+    """Tells whether a product is what a row says."""
+    try:
+        title = None if row.title is None else matcher.encoder.read_title(row.title)
+    except InvalidInput:
+        return False
+    digests = [hashlib.sha256(image).hexdigest() for image in row.images]
+    same_photos = [photo.sha256 for photo in product.photos] == digests
+    return same_photos and product.title == title and _compared(product.attributes) == _compared(row.attributes)
 
 
 def _compared(attributes: Mapping[str, Scalar]) -> dict[str, str]:

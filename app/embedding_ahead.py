@@ -56,7 +56,7 @@ def embed_ahead(
         EncodingFailed: the towers failed on a chunk; those before it have been yielded.
         Exception: what `rows` raised, after the chunks before it have been yielded.
     """
-    source = _Ended(rows)
+    source = Ended(rows)
     waiting: deque[tuple[list[Row], Future[list[Found]]]] = deque()
     with ThreadPoolExecutor(encoder.at_once) as towers:
         try:
@@ -72,7 +72,7 @@ def embed_ahead(
         raise source.failure
 
 
-class _Ended(Iterator[Row]):
+class Ended(Iterator[Row]):
     """Rows that end where their source fails, so that what came before is not lost; `failure` is what it raised."""
 
     def __init__(self, source: Iterable[Row]) -> None:

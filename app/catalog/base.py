@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +87,9 @@ class Catalog(Protocol):
 
     def get(self, catalog: str, product_id: str) -> Product:
         """Raises ProductNotFound or CatalogNotFound."""
+
+    def embedded(self, catalog: str, ids: Collection[str]) -> dict[str, Product]:
+        """Returns those of some products that there are, and that have vectors, by id. Raises CatalogNotFound."""
 
     def embedding(self, catalog: str, product_id: str) -> Embedding:
         """Returns the stored vectors of a product. Raises ProductNotFound or CatalogNotFound."""

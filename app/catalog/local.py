@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,7 +19,7 @@ from app.catalog.data_folder import DataFolder
 from app.catalog.faults import may_have_happened
 from app.catalog.feedback import LocalFeedback
 from app.catalog.ranking import Scope, rank
-from app.catalog.reading import agreeing_keys, other_fingerprints, product_row, products_by_key
+from app.catalog.reading import agreeing_keys, embedded_keys, other_fingerprints, product_row, products_by_key
 from app.catalog.record_cache import DEFAULT_BYTES, RecordCache
 from app.catalog.records import CatalogRow, ProductRow
 from app.catalog.rows import IndexOptions, RowSet
@@ -110,8 +110,7 @@ class LocalCatalog:
             return []
         uploads = [upload for draft in drafts for upload in draft.uploads]
         with self._write_lock, self._data.records.session(write=True) as session, self._no_orphans(session, uploads):
-            for upload in uploads:
-                self._data.photos.put(upload.photo.sha256, upload.data)
+            self._data.photos.put({upload.photo.sha256: upload.data for upload in uploads})
             shelf = self._shelves.get(catalog) or self._new_shelf(session, catalog)
             known = find_products(session, shelf.pk, ids)
             self._loose |= {photo.sha256 for row in known.values() for photo in row.photos}
@@ -203,6 +202,12 @@ class LocalCatalog:
         """See `Catalog.get`."""
         with self._data.records.session() as session:
             return product_row(session, self._shelf(catalog).pk, product_id).product()
+
+    def embedded(self, catalog: str, ids: Collection[str]) -> dict[str, Product]:
+        """See `Catalog.embedded`."""
+        with self._data.records.session() as session:
+            keys = embedded_keys(session, self._shelf(catalog).pk, sorted(ids))
+            return {product.id: product for product in products_by_key(session, keys).values()}
 
     def embedding(self, catalog: str, product_id: str) -> Embedding:
         """See `Catalog.embedding`."""

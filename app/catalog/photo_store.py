@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import PhotoNotFound, StorageUnavailable
-from app.files import locked, sync, write_file
+from app.files import locked, sync, write_files
 
 LOCK = "photos.lock"  # beside the folder of photos
 
@@ -38,22 +38,26 @@ class PhotoStore:
         """Where a photo is, or would be."""
         return self.folder / digest[:2] / digest
 
-    def put(self, digest: str, data: bytes) -> None:
-        """Stores a photo so that it survives a power cut; does nothing if it is stored already, undamaged.
+    def put(self, photos: Mapping[str, bytes]) -> None:
+        """Stores photos so that they survive a power cut; those that are stored already, undamaged, are left alone.
+
+        Args:
+            photos: bytes by digest.
 
         Raises:
-            StorageUnavailable: it could not be written.
+            StorageUnavailable: one of them could not be written.
         """
-        file = self.file(digest)
         try:
-            if file.exists() and file.read_bytes() == data:
-                return
-            if not file.parent.exists():
-                file.parent.mkdir(exist_ok=True)
+            files = {self.file(digest): data for digest, data in photos.items()}
+            new = {file: data for file, data in files.items() if not (file.exists() and file.read_bytes() == data)}
+            missing = {file.parent for file in new if not file.parent.exists()}
+            for folder in missing:
+                folder.mkdir(exist_ok=True)
+            if missing:
                 sync(self.folder)
-            write_file(file, data)
+            write_files(new)
         except OSError as error:
-            log.error("a photo cannot be written", extra={"file": str(file), "reason": error.strerror})
+            log.error("photos cannot be written", extra={"folder": str(self.folder), "reason": error.strerror})
             raise StorageUnavailable(
                 f"the photo cannot be stored ({error.strerror}): nothing was changed, try later."
             ) from error

@@ -45,6 +45,13 @@ def product_row(session: Session, catalog_pk: int, product_id: str) -> ProductRo
     return row
 
 
+def embedded_keys(session: Session, catalog_pk: int, ids: Sequence[str]) -> list[int]:
+    """Returns the keys of those of some products that a catalog has, and that have vectors."""
+    has_vectors = select(VectorRow.pk).where(VectorRow.product_pk == ProductRow.pk).exists()
+    wanted = select(ProductRow.pk).where(ProductRow.catalog_pk == catalog_pk, has_vectors)
+    return [key for part in chunks(ids) for key in session.scalars(wanted.where(ProductRow.id.in_(part)))]
+
+
 def products_by_key(session: Session, keys: Sequence[int]) -> dict[int, Product]:
     """Returns the products that have these keys, without making ORM objects of their rows: searches read dozens."""
     found: dict[int, Product] = {}

@@ -251,6 +251,24 @@ def test_the_stored_embedding_is_the_one_that_was_given(matcher: Matcher) -> Non
     np.testing.assert_allclose(stored.title, given.embedding.title, atol=1e-6)
 
 
+def test_embedded_products_are_those_of_that_catalog_that_have_vectors(
+    matcher: Matcher, open_matcher: Open, tmp_path: Path
+) -> None:
+    for name in "abc":
+        index(matcher, name, name * 3, (RED,), size=1)
+    index(matcher, "d", "ddd", catalog="other")
+    matcher.close()
+    with closing(sqlite3.connect(tmp_path / "data" / "catalog.sqlite")) as connection:
+        connection.execute("DELETE FROM vectors WHERE product_pk = (SELECT pk FROM products WHERE id = 'b')")
+        connection.commit()
+    again = open_matcher()
+    found = again.catalog.embedded("default", ["c", "a", "b", "d", "unknown", "a"])
+    assert found == {name: again.catalog.get("default", name) for name in "ac"}
+    assert again.catalog.embedded("default", []) == {}
+    with pytest.raises(CatalogNotFound):
+        again.catalog.embedded("missing", ["a"])
+
+
 def test_a_product_read_while_it_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     data = DataFolder(tmp_path)
     catalog = LocalCatalog(data, FUSION, FINGERPRINT)

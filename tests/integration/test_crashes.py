@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.files import write_file
+from app.files import MANY, write_file, write_files
 from tests.crashing import Crashes, Nursery, nursery
 from tests.disks import Disk
 
@@ -30,9 +30,14 @@ def test_the_simulated_power_cut_loses_what_was_not_synced(tmp_path: Path) -> No
     disk = Disk(tmp_path / "image", 16 << 20)
     with disk.mounted(tmp_path / "disk") as place:
         write_file(place / "synced", b"kept" * 1000)
+        many = {place / str(n % 4) / str(n): b"kept" * n for n in range(3 * MANY)}
+        for folder in {file.parent for file in many}:
+            folder.mkdir()
+        write_files(many)
         (place / "not synced").write_bytes(b"lost" * 1000)
         disk.cut_power(place)
         assert (place / "synced").read_bytes() == b"kept" * 1000
+        assert {file: file.read_bytes() for file in many} == many
         lost = place / "not synced"
         assert not lost.exists() or lost.read_bytes() != b"lost" * 1000
 

@@ -7,7 +7,8 @@ from threading import Barrier
 
 import pytest
 
-from app.files import replace_folder, sha256_of, sync, write_file
+from app import files
+from app.files import MANY, replace_folder, sha256_of, sync, write_file, write_files
 
 
 def names(folder: Path) -> list[str]:
@@ -48,6 +49,32 @@ def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
         write_file(tmp_path / "a", b"new")
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a" / "inside").read_text() == "kept"
+
+
+@pytest.mark.parametrize("count", [0, 1, MANY - 1, 3 * MANY])
+@pytest.mark.parametrize("syncfs", [True, False])
+def test_many_files_are_written_without_leftovers(
+    tmp_path: Path, count: int, syncfs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not syncfs:
+        monkeypatch.setattr(files, "_sync_file_system", lambda _: False)
+    wanted = {tmp_path / str(n % 3) / str(n): b"%d" % n for n in range(count)}
+    for folder in {file.parent for file in wanted}:
+        folder.mkdir()
+    write_files(wanted)
+    assert {file: file.read_bytes() for file in tmp_path.glob("*/*")} == wanted
+
+
+@pytest.mark.parametrize("bad", [0, MANY, 2 * MANY - 1])
+def test_of_files_that_cannot_all_be_written_each_is_whole_or_as_it_was(tmp_path: Path, bad: int) -> None:
+    folder_with(tmp_path / str(bad), inside="kept")
+    write_file(tmp_path / str(2 * MANY), b"old")
+    with pytest.raises(OSError, match="directory"):
+        write_files({tmp_path / str(n): b"new" for n in range(2 * MANY + 1)})
+    assert (tmp_path / str(bad) / "inside").read_text() == "kept"
+    assert (tmp_path / str(2 * MANY)).read_bytes() == b"old"
+    assert {file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} <= {b"new", b"old"}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
