@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import uvicorn
 
+from app import files
 from app.api.app import create_app
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
@@ -36,6 +37,7 @@ def serve(folder: Path, log: Path, listening: socket.socket) -> NoReturn:
         configure_logging("info", "json")
         logging.getLogger("app.audit").disabled = True
         logging.getLogger("app.api.middleware").disabled = True
+        files.MANY = 3  # small commits, too, are synced in the way of large ones
         catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
         matcher = Matcher(FakeEncoder(), catalog, Judge(FUSION, THRESHOLDS, None), f"fake@{FINGERPRINT}")
         app = create_app(matcher, Settings(data_dir=folder, max_batch_size=4))
