@@ -118,6 +118,8 @@ class Judge:
         bound = self.bound(rule)
         if self.model is None:
             return answer
+        if bound is None and not answer.matches:
+            return replace(answer, candidates=())
         bounds = self.thresholds.all_at(answer.gallery)
         found = evidence(self._members(query, answer.candidates), Ground(self.fusion, bounds, answer.gallery))
         probability = _chances(self.model, found)

@@ -152,14 +152,14 @@ class Matcher:
             CatalogNotFound: there is no such catalog.
             InvalidInput: the bundle cannot answer by that rule.
         """
-        self.judge.bound(options.rule)
+        by_threshold = self.judge.bound(options.rule) is None  # then only matches are judged
         threshold, partial = options.threshold, dict[str, float]()
         if threshold is None:
             partial = self.judge.thresholds.all_at(self.catalog.size(options.catalog))
             threshold = partial[embedding.modality]
         return Query(
             embedding, threshold, options.limit, options.where, exclude, partial,
-            self.judge.context, prepared.title, prepared.phash,
+            self.judge.context, by_threshold, prepared.title, prepared.phash,
         )  # fmt: skip
 
     def search(self, catalog: str, queries: Sequence[Query], rules: Sequence[Rule] | None = None) -> list[Answer]:

@@ -176,8 +176,9 @@ class Blocks:
             yield self.keys[n * BLOCK : (n + 1) * BLOCK], block.matrix()
 
     def search(
-        self, questions: Floats, bounds: NDArray[np.float64], k: int, allowed: NDArray[np.int64] | None = None
-    ) -> list[Hits]:
+        self, questions: Floats, bounds: NDArray[np.float64], k: int, allowed: NDArray[np.int64] | None = None,
+        *, if_any: bool = False,
+    ) -> list[Hits]:  # fmt: skip
         """Finds, for each question, the `k` nearest rows and all others that may reach its bound.
 
         Args:
@@ -185,6 +186,7 @@ class Blocks:
             bounds: `(n,)` smallest inner products, inclusive.
             k: so many rows are found even if they are below the bound, where there are that many.
             allowed: keys of the products that may answer; None for all.
+            if_any: that need not be if no row reaches the bound.
         """
         usable = None if allowed is None else np.isin(self.keys, allowed)
         if usable is not None and usable.all():
@@ -194,7 +196,7 @@ class Blocks:
         if self._lists and (usable is None or count > FEW_ROWS):
             found = self._by_lists(questions, bounds, k, usable)
         elif found and self._codes_help(k, count):
-            found = self._by_codes(questions, bounds, k, usable)
+            found = self._by_codes(questions, bounds, k, usable, if_any=if_any)
             for hits in found:
                 self._in_vain = self._in_vain + 1 if hits is None else 0
         return self._filled(found, questions, bounds, k, usable)
@@ -253,14 +255,17 @@ class Blocks:
                 of_question.append(Hits(places[hits.slots], hits.scores, hits.beyond))
         return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
 
-    def _by_codes(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits | None]:
+    def _by_codes(
+        self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable, *, if_any: bool
+    ) -> list[Hits | None]:
         """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
         found: list[Hits | None] = []
         at_once = max(1, MOST_LIMITS // len(self))
         for start in range(0, len(questions), at_once):
             some = questions[start : start + at_once]
             for question, bound, limits in zip(some, bounds[start:].tolist(), limits_of(self._codes, some), strict=False):
-                found.append(self._within(limits, question, bound, k, usable))
+                none = if_any and not any(one.reach(bound - SLACK) for one in limits)
+                found.append(self._within(limits, question, bound, 0 if none else k, usable))
         return found
 
     def _within(self, limits: Sequence[Limits], question: Floats, bound: float, k: int, usable: Usable) -> Hits | None:

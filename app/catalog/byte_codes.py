@@ -66,6 +66,10 @@ class Limits:
         limits = np.float64(self.step) * products[slots] + self.error
         return (slots if usable is None else np.flatnonzero(usable)[slots]), limits
 
+    def reach(self, floor: float) -> bool:
+        """Tells whether any row may score so much."""
+        return bool(self.products.max(initial=0) >= (floor - self.error) / self.step)
+
     def reaching(self, floor: float) -> NDArray[np.int64]:
         """Returns the slots of the rows that may score so much."""
         return np.flatnonzero(self.products >= (floor - self.error) / self.step)

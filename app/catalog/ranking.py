@@ -58,27 +58,36 @@ class Ranked:
 def rank(index: RowIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope]) -> list[Ranked]:
     """Answers queries: matches always exactly, candidates as far as the deepest search reaches; see `Ranked.unseen`."""
     answers: dict[int, Ranked] = {}
-    waiting = list(range(len(queries)))
-    for each in ROWS_EACH:
-        found = _find(index, fusion, [queries[n] for n in waiting], [scopes[n] for n in waiting], each)
-        for n, parts in zip(waiting, found, strict=True):
+
+    def look(which: Sequence[int], each: int, *, if_any: bool = False) -> list[int]:
+        """Answers some queries; returns those whose candidates are not certain."""
+        found = _find(index, fusion, [queries[n] for n in which], [scopes[n] for n in which], each, if_any=if_any)
+        for n, parts in zip(which, found, strict=True):
             answers[n] = _rank_one(index, fusion, queries[n], parts, scopes[n])
-        waiting = [n for n in waiting if not _certain(queries[n], answers[n])]
-        if not waiting:
-            break
+        return [n for n in which if not _certain(queries[n], answers[n])]
+
+    waiting = [n for n, query in enumerate(queries) if not query.if_any]
+    waiting += look([n for n, query in enumerate(queries) if query.if_any], ROWS_EACH[0], if_any=True)
+    for each in ROWS_EACH:
+        waiting = look(waiting, each)
     return [answers[n] for n in range(len(queries))]
 
 
 def _certain(query: Query, ranked: Ranked) -> bool:
     """True if no other product can be among the candidates that the query wants."""
+    if query.if_any and not ranked.total:
+        return True
     last = query.context - 1
     return last < 0 or ranked.unseen == -np.inf or (last < len(ranked.score) and bool(ranked.score[last] >= ranked.unseen))
 
 
 def _find(
-    index: RowIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope], each: int
+    index: RowIndex, fusion: Fusion, queries: Sequence[Query], scopes: Sequence[Scope], each: int, *, if_any: bool
 ) -> list[list[Found]]:
-    """Returns what each query's questions find. Those with the same filter share one pass over the index."""
+    """Returns what each query's questions find. Those with the same filter share one pass over the index.
+
+    So many rows are found for `each` candidate that is wanted; with `if_any` only among rows of a kind that has matches.
+    """
     kinds = index.kinds()
     asked = defaultdict[int, list[_Question]](list)
     for n, query in enumerate(queries):
@@ -90,7 +99,7 @@ def _find(
         vectors, bounds = np.stack([one.vector for one in questions]), [one.bound for one in questions]
         nearest = max(_rows_wanted(queries[one.query], each) for one in questions)
         allowed = scopes[questions[0].query].allowed
-        found = index.candidates(vectors, bounds, allowed, nearest, [one.about for one in questions])
+        found = index.candidates(vectors, bounds, allowed, nearest, [one.about for one in questions], if_any=if_any)
         for question, one in zip(questions, found, strict=True):
             answers[question.query].append(one)
     return answers

@@ -125,6 +125,8 @@ class RowIndex:
         allowed: NDArray[np.int64] | None = None,
         nearest: int = 0,
         among: Sequence[Collection[int]] | None = None,
+        *,
+        if_any: bool = False,
     ) -> list[Found]:
         """Finds, for each question, all rows that may reach its bound, and the nearest in any case.
 
@@ -134,6 +136,7 @@ class RowIndex:
             allowed: keys of the products that may answer; None for all.
             nearest: so many rows are found even if they are below the bound, where there are that many.
             among: flags of the rows that each question is about; None for all.
+            if_any: among rows of a kind none of which reaches the bound, the nearest need not be found.
         """
         found: list[Found] = []
         kinds = {kind for kind, rows in self._kinds.items() if len(rows)}
@@ -144,7 +147,9 @@ class RowIndex:
             parts: list[list[Hits]] = [[] for _ in part]
             for kind in sorted(kinds):
                 asked = [n for n in range(len(part)) if kind in about[start + n]]
-                hits = self._kinds[kind].search(part[asked], limits[asked], nearest, allowed) if asked else []
+                if not asked:
+                    continue
+                hits = self._kinds[kind].search(part[asked], limits[asked], nearest, allowed, if_any=if_any)
                 for n, one in zip(asked, hits, strict=True):
                     parts[n].append(Hits(one.slots << 2 | kind, one.scores, one.beyond))
             for of_question, bound in zip(parts, limits.tolist(), strict=True):

@@ -146,6 +146,7 @@ class Query:
         where: attribute -> accepted values (any of); every attribute must agree.
         exclude: id of a product to leave out (the one that asks).
         context: how many of the best candidates to return, whatever they score.
+        if_any: candidates are wanted only if there is a match. Others may come, too, or not.
         title: clean title of the query, for those who judge the candidates.
         phash: perceptual hash of its photo, likewise.
     """
@@ -157,6 +158,7 @@ class Query:
     exclude: str | None = None
     partial: Mapping[str, float] = field(default_factory=dict)
     context: int = 0
+    if_any: bool = False
     title: str | None = None
     phash: int | None = None
 

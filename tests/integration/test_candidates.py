@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.catalog import blocks
 from app.catalog.data_folder import DataFolder
 from app.catalog.local import LocalCatalog
-from app.catalog.rows import SLACK
+from app.catalog.rows import SLACK, IndexOptions
 from app.core.answer import Answer
 from app.core.product import Embedding, ProductDraft, Query
 from tests.fakes import FINGERPRINT, FUSION
@@ -27,8 +28,8 @@ PRODUCTS = 90
 class Shop:
     """A catalog and the oracle, which hold the same."""
 
-    def __init__(self, folder: Path) -> None:
-        self.catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT)
+    def __init__(self, folder: Path, options: IndexOptions | None = None) -> None:
+        self.catalog = LocalCatalog(DataFolder(folder), FUSION, FINGERPRINT, options)
         self.oracle = Oracle(FUSION, {"default": {}})
         self.random = np.random.default_rng(6)
 
@@ -60,7 +61,7 @@ class Shop:
         self.oracle.check("default", query, answer)
         everything = self.oracle.lines("default", replace(query, threshold=-1.0))
         wanted = max(query.context, min(query.limit, answer.total)) if query.context else 0
-        shown = [(c.match.product.id, c.match.score, c.match.image_score, c.match.title_score) for c in answer.candidates]
+        shown = lines(answer)
         assert shown == everything[:wanted]
         if query.context:
             rest = [score for one, score, *_ in everything if one not in {name for name, *_ in shown}]
@@ -69,6 +70,9 @@ class Shop:
             assert answer.unseen <= last
         (bare,) = self.catalog.search("default", [replace(query, context=0)])
         assert replace(bare, unseen=0) == replace(answer, candidates=(), unseen=0)
+        (lazy,) = self.catalog.search("default", [replace(query, if_any=True)])
+        assert replace(lazy, candidates=(), unseen=0) == replace(answer, candidates=(), unseen=0)
+        assert lines(lazy) == shown or not answer.total
         fused, flags = FUSION.fuse(query.embedding)
         for one in answer.candidates:
             rows, kinds = one.vector[None], np.array([one.flags], np.uint8)
@@ -77,9 +81,15 @@ class Shop:
         return answer
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    one = Shop(tmp_path)
+def lines(answer: Answer) -> list[tuple[str, float, float | None, float | None]]:
+    """Returns candidates as the oracle does."""
+    return [(c.match.product.id, c.match.score, c.match.image_score, c.match.title_score) for c in answer.candidates]
+
+
+@pytest.fixture(params=[IndexOptions(), IndexOptions(codes_from=1)], ids=["rows", "codes"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.setattr(blocks, "MOST_LOOKED_UP", 1)
+    one = Shop(tmp_path, request.param)
     yield one
     one.catalog.close()
 

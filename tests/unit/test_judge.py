@@ -184,6 +184,14 @@ def test_any_product_with_a_lower_score_counts_not_just_the_next() -> None:
     assert [one.product.id for one in found] == ["p0", "p1", "p2"]
 
 
+def test_by_the_threshold_nothing_is_judged_where_nothing_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf([(0.1, 0.1)] * 5)
+    monkeypatch.setattr("app.judge.evidence", lambda *_: pytest.fail("evidence was looked for"))
+    found = shelf.judged()
+    assert found == replace(shelf.answer(), candidates=())
+    assert (found.matches, found.total) == ((), 0)
+
+
 def test_decisions_have_their_own_bounds() -> None:
     shelf = Shelf(CLEAR)
     found = shelf.judged(Rule(decisions={"match": 0.8, "review": 0.7}), flat(0.75))

@@ -66,8 +66,9 @@ class Case:
         self.vectors = [self.vectors[n] for n in kept]
 
     def check(
-        self, question: Floats, bound: float, k: int, found: Found, allowed: NDArray[np.int64] | None, among: set[int] | None
-    ) -> None:
+        self, question: Floats, bound: float, k: int, found: Found, allowed: NDArray[np.int64] | None,
+        among: set[int] | None, *, if_any: bool = False,
+    ) -> None:  # fmt: skip
         """Asserts that an answer holds all that it must, little else, and that nothing else is better than it says."""
         rows = self.index.rows(found.slots)
         assert found.slots.tolist() == sorted(set(found.slots.tolist()))
@@ -80,9 +81,11 @@ class Case:
         assert got <= set(usable)
         best = sorted(usable.values(), reverse=True)
         last = best[min(k, len(best)) - 1] if best and k else np.inf
-        assert len(got) >= min(k, len(usable))
-        assert {key for key, score in usable.items() if score >= bound or score > last + ROUNDING} <= got
-        assert all(usable[key] >= min(bound - 2 * SLACK, last - ROUNDING) for key in got)  # nothing else
+        kinds = {flags for key, flags in zip(self.keys, self.flags, strict=True) if key in usable}
+        nearest = not if_any or (len(kinds) == 1 and best[0] >= bound)
+        assert len(got) >= min(k, len(usable)) or not nearest
+        assert {key for key, score in usable.items() if score >= bound or (score > last + ROUNDING and nearest)} <= got
+        assert all(usable[key] >= min(bound - 2 * SLACK, last - ROUNDING) for key in got) or not nearest  # nothing else
         rest = [score for key, score in usable.items() if key not in got]
         assert max(rest, default=-np.inf) <= found.beyond
         assert rest or found.beyond == -np.inf
@@ -127,9 +130,10 @@ def test_the_nearest_and_all_at_the_bound_are_found(data: st.DataObject, options
     k = data.draw(st.integers(0, 8) | st.sampled_from([len(case.keys), len(case.keys) + 5]))
     exact = [float(vector.astype(np.float64) @ questions[0].astype(np.float64)) for vector in case.vectors]
     bounds = [data.draw(st.sampled_from([-1.0, 0.0, 0.7, 1.0, *exact]) | st.floats(-1, 1)) for _ in questions]
-    found = case.index.candidates(questions, bounds, allowed, k, among)
+    if_any = data.draw(st.booleans())
+    found = case.index.candidates(questions, bounds, allowed, k, among, if_any=if_any)
     for n, (question, bound, one) in enumerate(zip(questions, bounds, found, strict=True)):
-        case.check(question, bound, k, one, allowed, None if among is None else among[n])
+        case.check(question, bound, k, one, allowed, None if among is None else among[n], if_any=if_any)
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, 8, 16, 20])
@@ -194,6 +198,8 @@ def test_codes_spare_the_rows_that_cannot_be_wanted(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(blocks.Blocks, "scores", counted)
     monkeypatch.setattr(FlatBlock, "search", lambda *_: pytest.fail("all rows were searched"))
+    case.index.candidates(question, [1.1], nearest=5, if_any=True)
+    assert sum(read) == 0  # no row can reach the bound, and nothing else is wanted
     for bound, k in ((0.9, 0), (0.9, 3), (1.1, 5), (0.5, 1)):
         (found,) = case.index.candidates(question, [bound], nearest=k)
         assert sum(read) < 200
@@ -269,7 +275,7 @@ def test_codes_that_are_never_enough_are_asked_seldom(monkeypatch: pytest.Monkey
     questions = unit(random.normal(size=(80, WIDE)))
     asked: list[Floats] = []
 
-    def not_enough(_: blocks.Blocks, questions: Floats, *__: object) -> list[None]:
+    def not_enough(_: blocks.Blocks, questions: Floats, *__: object, **___: object) -> list[None]:
         asked.append(questions)
         return [None] * len(questions)
 
