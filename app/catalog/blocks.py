@@ -24,6 +24,7 @@ MISJUDGED = np.float32(0.08)  # four to five times the usual error of an estimat
 IN_VAIN, AGAIN = 8, 32  # questions in a row that codes were not enough for: from then on one in so many asks them
 FEW_ROWS = 32_768  # so many that a filter lets through are all read
 
+Bounds = NDArray[np.float64]
 Usable = NDArray[np.bool_] | None  # which rows may answer; None for all
 
 
@@ -176,9 +177,8 @@ class Blocks:
             yield self.keys[n * BLOCK : (n + 1) * BLOCK], block.matrix()
 
     def search(
-        self, questions: Floats, bounds: NDArray[np.float64], k: int, allowed: NDArray[np.int64] | None = None,
-        *, if_any: bool = False,
-    ) -> list[Hits]:  # fmt: skip
+        self, questions: Floats, bounds: Bounds, k: int, allowed: NDArray[np.int64] | None = None, *, if_any: bool = False
+    ) -> list[Hits]:
         """Finds, for each question, the `k` nearest rows and all others that may reach its bound.
 
         Args:
@@ -202,24 +202,19 @@ class Blocks:
         return self._filled(found, questions, bounds, k, usable)
 
     def _codes_help(self, k: int, count: int) -> bool:
-        """Tells whether to ask codes for the `k` nearest of the `count` rows that may answer.
-
-        Seldom where they have not been enough lately, as among rows without structure.
-        """
+        """Tells whether to ask codes for the `k` nearest of `count` rows; seldom where they have not been enough lately."""
         if MOST_LOOKED_UP * k > count or CODED_SHARE * count < len(self) or not self._codes:
             return False
         self._asked += 1
         return self._in_vain < IN_VAIN or self._asked % AGAIN == 0
 
-    def _filled(
-        self, found: list[Hits | None], questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable
-    ) -> list[Hits]:
+    def _filled(self, found: list[Hits | None], questions: Floats, bounds: Bounds, k: int, usable: Usable) -> list[Hits]:
         """Answers from all rows what has no answer yet."""
         left = [n for n, hits in enumerate(found) if hits is None]
         rest = iter(self._search_some(questions[left], bounds[left], k, usable))
         return [next(rest) if hits is None else hits for hits in found]
 
-    def _by_lists(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits | None]:
+    def _by_lists(self, questions: Floats, bounds: Bounds, k: int, usable: Usable) -> list[Hits | None]:
         """Finds most of what is wanted; None where it may be more than was looked for."""
         depth = max(k, LEAST_DEPTH) * LISTS_DEPTH
         found: list[Hits | None] = [None] * len(questions)
@@ -233,7 +228,7 @@ class Blocks:
                 found[n] = None if np.count_nonzero(hits.scores >= bound) > depth // 2 else hits
         return found
 
-    def _search_all(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable = None) -> list[Hits]:
+    def _search_all(self, questions: Floats, bounds: Bounds, k: int, usable: Usable = None) -> list[Hits]:
         parts: list[list[Hits]] = [[] for _ in questions]
         for n, block in enumerate(self._blocks if len(questions) else []):
             some = None if usable is None else usable[n * BLOCK : (n + 1) * BLOCK]
@@ -241,7 +236,7 @@ class Blocks:
                 of_question.append(Hits(hits.slots + n * BLOCK, hits.scores, hits.beyond))
         return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
 
-    def _search_some(self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable) -> list[Hits]:
+    def _search_some(self, questions: Floats, bounds: Bounds, k: int, usable: Usable) -> list[Hits]:
         """Searches the usable rows only: FAISS skips the others, or they are copied out where that saves more."""
         if usable is None or len(questions) < BLAS_FROM:
             return self._search_all(questions, bounds, k, usable)
@@ -255,9 +250,7 @@ class Blocks:
                 of_question.append(Hits(places[hits.slots], hits.scores, hits.beyond))
         return [merge(part, bound, k) for part, bound in zip(parts, bounds.tolist(), strict=True)]
 
-    def _by_codes(
-        self, questions: Floats, bounds: NDArray[np.float64], k: int, usable: Usable, *, if_any: bool
-    ) -> list[Hits | None]:
+    def _by_codes(self, questions: Floats, bounds: Bounds, k: int, usable: Usable, *, if_any: bool) -> list[Hits | None]:
         """Finds what is wanted by looking up the rows whose codes say that they may be; None if those are too many."""
         found: list[Hits | None] = []
         at_once = max(1, MOST_LIMITS // len(self))
