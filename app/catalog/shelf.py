@@ -97,9 +97,10 @@ class Shelves:
             index = self._index()
             for part in read_vectors(session, row.pk, self.fusion):
                 index.add(part)
-        made = index.prepare()
+        # a snapshot that lacks what had to be made is to be written anew; in a small catalog that has changed, its rows do
+        lacking = index.prepare() and (row.products >= SAVED_AT_ONCE or saved == row.stamp)
         log.info("catalog open", extra=told | {"rows": len(index)})
-        return Shelf(row.pk, row.name, index, row.stamp, row.products, None if made else saved, opened)
+        return Shelf(row.pk, row.name, index, row.stamp, row.products, None if lacking else saved, opened)
 
     def _from_snapshot(self, session: Session, row: CatalogRow) -> tuple[RowIndex, str, int]:
         """Makes an index of a snapshot. Raises Unusable, CatalogError.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.catalog import blocks, shelf
@@ -188,6 +188,7 @@ def change(catalog: LocalCatalog, holds: dict[str, str], what: str, product_id: 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(options=st.sampled_from(OPTIONS), lives=st.lists(CHANGES, min_size=1, max_size=3))
+@example(options=IndexOptions(codes_from=2), lives=[[("put", "a")] * 4, [("put", "a"), ("put", "b")], [("put", "b")]])
 def test_after_crashes_the_index_is_what_the_database_says(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
