@@ -139,7 +139,7 @@ class RowIndex:
             if_any: among rows of a kind none of which reaches the bound, the nearest need not be found.
         """
         found: list[Found] = []
-        kinds = {kind for kind, rows in self._kinds.items() if len(rows)}
+        kinds = self.kinds()
         about = [kinds if among is None else kinds.intersection(among[n]) for n in range(len(questions))]
         for start in range(0, len(questions), AT_ONCE):
             part = np.ascontiguousarray(questions[start : start + AT_ONCE], np.float32)
